@@ -178,7 +178,7 @@ func TestNoMemberHasADefault(t *testing.T) {
 	}
 }
 
-// What is committed was made from what is committed; .ci/run generated says the same, and this says it at once.
+// What is committed was made from what is committed; .ci/run generated checks the same, and this check is faster.
 func TestServedDocumentsAreCurrent(t *testing.T) {
 	t.Parallel()
 	source, served := values(t, OpenAPI), values(t, ServedOpenAPI)

@@ -11,7 +11,7 @@ import (
 
 // examples are the files of api/examples: of events and problems by their types, and of operations by their ids. An
 // operation's example has its parameters by name under path and query, its request, others (more requests, by name,
-// each with summary and value), its answer, and answers that differ from that by their status. A member { $event: type
+// each with summary and value), its response, and responses that differ from that by their status. A member { $event: type
 // } stands for the event of that type.
 type examples struct {
 	operations, events, problems node
@@ -67,8 +67,8 @@ func exampleDetails(dir string) ([]byte, error) {
 	return []byte("{\n" + strings.Join(lines, ",\n") + "\n}\n"), nil
 }
 
-// addExamples adds to each operation the examples of its request and its answer, and the call as a
-// command; to the answer for problems one example for each type of problem; to what a callback
+// addExamples adds to each operation the examples of its request and its response, and the call as a
+// command; to the response for problems one example for each type of problem; to what a callback
 // receives one for each type of event.
 //
 // An operation without an example is left without one: a test in api/ names it.
@@ -146,7 +146,7 @@ func request(doc, op, example node) {
 	})
 }
 
-// answer adds the example of the answer to each success that has a body.
+// answer adds the example of the response to each success that has a body.
 func answer(doc, op, example node) {
 	body := yamljson.Get(example, "answer")
 	if body == nil {

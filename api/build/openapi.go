@@ -36,7 +36,7 @@ func buildOpenAPI(dir string, events eventSchemas) (node, error) {
 	return doc, nil
 }
 
-// withoutUnused removes the shared requests and answers that stand nowhere any more, as each place has its own example.
+// withoutUnused removes the shared requests and responses that are used nowhere any more, as each place has its own example.
 func withoutUnused(doc node) {
 	used := map[string]bool{}
 	walk(doc, func(n node) { used[yamljson.Text(yamljson.Get(n, "$ref"))] = true })
@@ -58,7 +58,7 @@ func withoutUnused(doc node) {
 }
 
 // optional makes what has a default in a schema's properties optional for generators, some of which
-// think that a member with a default is always there. What the default is, the description says.
+// think that a member with a default is always there. The description names the default.
 func optional(schema node) {
 	walk(schema, func(n node) {
 		members(yamljson.Get(n, "properties"), func(_ string, property node) {

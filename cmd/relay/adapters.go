@@ -133,7 +133,7 @@ func (c callbacks) Status(ctx context.Context, ids []string) map[string]httpapi.
 	return owners.Gather[httpapi.Status](ctx, c.owners, askStatus, ids, relay.ShardOf)
 }
 
-// health returns the health of callbacks whose owners answer.
+// health returns the health of callbacks whose owners respond.
 func (c callbacks) health(ctx context.Context, ids []string) map[string]string {
 	all := map[string]string{}
 	for id, status := range c.Status(ctx, ids) {

@@ -10,7 +10,7 @@ type debugCommand struct {
 	PID int `name:"pid" default:"1" help:"Process id of the relay; that of a container's relay is 1."`
 }
 
-// Help says what it is for.
+// Help describes the command.
 func (debugCommand) Help() string {
 	return "Sends SIGUSR1 to a relay that runs beside it, as the same user: it logs debug lines, and after a second time as before. " +
 		"It is for containers, whose image has no kill: kubectl exec POD -- /usr/bin/relay debug."

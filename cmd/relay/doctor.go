@@ -149,7 +149,7 @@ func (c *doctorCommand) cluster(p program) []doctor.Check {
 	quiet := p
 	quiet.unknown = nil
 	given := settings.Tool{Store: c.Store, Log: c.Log}
-	given.LogLevel = "error" // the report says what is wrong
+	given.LogLevel = "error" // the report names what is wrong
 	t, err := openTool(quiet, given, false)
 	if err != nil {
 		return []doctor.Check{doctor.Wrong(doctor.NATS, "", err.Error(), "look at the NATS servers, and at RELAY_NATS_URL and its login")}

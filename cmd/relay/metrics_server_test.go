@@ -15,7 +15,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// /metrics is read with its token, or by everybody where none is set; who fails is counted, told why, and slowed down.
+// /metrics is read with its token, or by everybody where none is set; who fails is counted, gets the reason, and is slowed down.
 func TestMetricsToken(t *testing.T) {
 	t.Parallel()
 	const token = "a-token-for-the-scraper"

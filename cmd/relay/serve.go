@@ -47,7 +47,7 @@ type addresses struct {
 	registry           *prometheus.Registry
 }
 
-// startPatience is how long the start waits for the callbacks to be loaded before it says that it serves.
+// startPatience is how long the start waits for the callbacks to be loaded before it reports that it serves.
 const startPatience = time.Minute
 
 // serve builds every part in the order in which they need one another, runs them until stop ends, and stops them in
@@ -67,7 +67,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	}
 	ingressMetrics := ingress.NewMetrics(registry)
 
-	// Listening comes first: a wrong address is a setting's error, and nobody gets an answer before there is one.
+	// Listening comes first: a wrong address is a setting's error, and nobody gets a response before there is one.
 	api, err := listen("RELAY_HTTP_ADDR", c.HTTPAddr, "api", parts.API, ingressMetrics, log)
 	if err != nil {
 		return err
@@ -404,7 +404,7 @@ func neverFails(run func(context.Context)) func(context.Context) error {
 	return func(ctx context.Context) error { run(ctx); return nil }
 }
 
-// lastRefresh is what token refreshes under way get at least when everything else has ended, as an answer that is
+// lastRefresh is what token refreshes under way get at least when everything else has ended, as a response that is
 // cut off may cost a consent. It is little, as a process manager kills the relay five seconds after the grace.
 const lastRefresh = 2 * time.Second
 

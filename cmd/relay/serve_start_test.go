@@ -90,7 +90,7 @@ func fill(t *testing.T, nc *nats.Conn, keys []byte, c settings.Config) {
 	}
 }
 
-// A relay that is told to stop before its callbacks are loaded never says that it serves, and ends well.
+// A relay that is told to stop before its callbacks are loaded never reports that it serves, and ends well.
 func TestAStopDuringTheStartIsNoStart(t *testing.T) {
 	t.Parallel()
 	vendor := httptest.NewServer(http.NotFoundHandler())

@@ -98,7 +98,7 @@ func TestComposeRunsTheRelayOnThreeServers(t *testing.T) {
 		t.Fatalf("services %v: not the relay and three servers", project.ServiceNames())
 	}
 
-	// What the relay is told are settings that it has.
+	// What the relay is given are settings that it has.
 	source, err := os.ReadFile("../../internal/settings/settings.go")
 	if err != nil {
 		t.Fatal(err)

@@ -33,7 +33,7 @@ func stages(t *testing.T) []instructions.Stage {
 	return stages
 }
 
-// dockerfile answers the configuration of the image that the Dockerfile makes, for the version of the tests.
+// dockerfile returns the configuration of the image that the Dockerfile makes, for the version of the tests.
 func dockerfile(t *testing.T) v1.Config {
 	t.Helper()
 	all := stages(t)

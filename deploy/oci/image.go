@@ -33,7 +33,7 @@ const (
 )
 
 // roots are Mozilla's certificate authorities. Those that are trusted for certificates up to some date only are left
-// out: a bundle of certificates cannot say so, and whoever reads it would trust them altogether.
+// out: a bundle of certificates cannot express that, and whoever reads it would trust them altogether.
 func roots() []byte {
 	var b bytes.Buffer
 	for root := range bundle.Roots() {

@@ -79,7 +79,7 @@ func run(ctx context.Context, o options) error {
 	return nil
 }
 
-// origin is what an image says of where it comes from.
+// origin is where an image comes from, as its labels have it.
 type origin struct {
 	version  string
 	revision string // the commit; empty outside a repository

@@ -21,7 +21,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// container runs the image's entry point as its configuration says. As root it does so in a root directory of the unpacked image, as the
+// container runs the image's entry point by its configuration. As root it does so in a root directory of the unpacked image, as the
 // image's user; else the unpacked files are used where they lie, and what would be found at fixed places is named instead.
 type container struct {
 	root   string

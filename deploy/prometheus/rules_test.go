@@ -81,8 +81,8 @@ func TestEveryAlertHasBothCases(t *testing.T) {
 	}
 }
 
-// TestWhatFollowsIsNotSent: the Alertmanager sends no ticket for each connection or callback while a page tells of all of
-// them, and no page about what a store that fails leads to. What it is told not to send are alerts that there are.
+// TestWhatFollowsIsNotSent: the Alertmanager sends no ticket for each connection or callback while a page covers all of
+// them, and no page about what a store that fails leads to. What it is configured not to send are alerts that there are.
 func TestWhatFollowsIsNotSent(t *testing.T) {
 	t.Parallel()
 	rules, err := readRules()

@@ -13,7 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// notAges are the ends of metrics in seconds that tell how far away something is, not how long it has lasted.
+// notAges are the ends of metrics in seconds that measure how far away something is, not how long it has lasted.
 var notAges = []string{"_expires_seconds", "_full_in_seconds", "_skew_seconds"}
 
 // leastFor is the least time that an alert waits. Elections and takeovers are no shorter in a test, and must not alert.

@@ -12,7 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// objective is what slo.yaml holds: a share of events that must be good, and when to say that it is missed.
+// objective is what slo.yaml holds: a share of events that must be good, and when it counts as missed.
 type objective struct {
 	Name      string
 	Metric    string
@@ -22,7 +22,7 @@ type objective struct {
 	Alerts    []burnAlert
 }
 
-// burnAlert fires when one of its pairs of windows burns the budget faster than its factor says.
+// burnAlert fires when one of its pairs of windows burns the budget faster than its factor allows.
 type burnAlert struct {
 	Alert, Severity, For, Summary string
 	Windows                       []burnWindows

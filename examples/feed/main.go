@@ -23,7 +23,7 @@ import (
 	"time"
 )
 
-// page is an answer of GET /v1/events.
+// page is a response of GET /v1/events.
 type page struct {
 	Items []event
 	Next  string
@@ -48,7 +48,7 @@ func handle(e event) error {
 	return err
 }
 
-// refused is an answer that is not 200.
+// refused is a response that is not 200.
 type refused struct {
 	status     int
 	retryAfter time.Duration
@@ -128,7 +128,7 @@ func main() {
 			after = next
 			continue
 		}
-		log.Print(err) // no answer, or an event that could not be handled: the same page again
+		log.Print(err) // no response, or an event that could not be handled: the same page again
 		wait := 5 * time.Second
 		if r, ok := errors.AsType[*refused](err); ok {
 			wait = cmp.Or(r.retryAfter, wait)

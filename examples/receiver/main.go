@@ -84,7 +84,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			r.wake()
 		}
 	}
-	// Stored, or known already. The work comes later: the relay waits for this answer.
+	// Stored, or known already. The work comes later: the relay waits for this response.
 	w.WriteHeader(http.StatusNoContent)
 }
 

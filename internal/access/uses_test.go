@@ -49,7 +49,7 @@ func openReplicas(t *testing.T) replicas {
 	return replicas{s}
 }
 
-// start starts one more replica. Stop ends it as a process that is told to does.
+// start starts one more replica. Stop ends it as a process does on a signal.
 func (r replicas) start(t *testing.T) (keys *access.Keys, stop func()) {
 	t.Helper()
 	return r.startAhead(t, 0)

@@ -134,7 +134,7 @@ func newPage(contentType string, body []byte) (Page, error) {
 }
 
 // addressed returns a document with the relay's address in the place of the example's, and without its first line,
-// which says that it is made and not written.
+// which names it as generated.
 func addressed(document []byte, publicURL string) []byte {
 	_, document, _ = bytes.Cut(document, []byte("\n"))
 	if publicURL == "" {

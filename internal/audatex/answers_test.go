@@ -17,7 +17,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// recordings serves every recorded answer under its name, as the base of an API of its own and as a
+// recordings serves every recorded response under its name, as the base of an API of its own and as a
 // token endpoint.
 func recordings(t *testing.T) (base string, names []string) {
 	t.Helper()
@@ -40,7 +40,7 @@ func recordings(t *testing.T) (base string, names []string) {
 	return srv.URL + "/", names
 }
 
-// reading is how one recorded answer must read: what the call came to, and words that its error
+// reading is how one recorded response must be read: what the call came to, and words that its error
 // must have.
 type reading struct {
 	outcome Outcome
@@ -56,7 +56,7 @@ const (
 	noHolder     = "something else was sent in the queue's place: it holds no notification; it is "
 )
 
-// theReadings has every recorded answer. "foreign" is something else in the queue's place; "not
+// theReadings has every recorded response. "foreign" is something else in the queue's place; "not
 // read" an element that is kept as malformed.
 var theReadings = map[string]reading{
 	"poll-newer":           {Done, createdNewer, ""},
@@ -307,7 +307,7 @@ func addRecorded(f *testing.F, kinds ...string) {
 	}
 }
 
-// FuzzDescribe: what an answer is called is bounded, printable text without line ends.
+// FuzzDescribe: what a response is called is bounded, printable text without line ends.
 func FuzzDescribe(f *testing.F) {
 	addRecorded(f, "poll", "refused", "order", "whoami", "token")
 	f.Add([]byte("<Error><Message>a</Message><ExceptionMessage>\n</ExceptionMessage>"))

@@ -118,7 +118,7 @@ func TestAStopIsToldAndTakenOver(t *testing.T) {
 			other.ApplyThrottle(t)
 		})
 		asked.Observe(http.StatusTooManyRequests, http.Header{"Retry-After": {"40"}})
-		asked.Observe(http.StatusTooManyRequests, http.Header{"Retry-After": {"10"}}) // says nothing new
+		asked.Observe(http.StatusTooManyRequests, http.Header{"Retry-After": {"10"}}) // has nothing new
 		if told != 1 {
 			t.Errorf("told %d times", told)
 		}

@@ -71,8 +71,8 @@ func order(t *testing.T, c *Client) error {
 }
 
 // TestAHostThatAnswersNobodyIsProbed: after failures of several connections nothing but a probe at
-// a time is sent, ever more seldom; the first answer lets everybody through. The metric and one
-// line each tell of it.
+// a time is sent, ever more seldom; the first response lets everybody through. The metric and one
+// line each show it.
 func TestAHostThatAnswersNobodyIsProbed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -111,7 +111,7 @@ func TestAHostThatAnswersNobodyIsProbed(t *testing.T) {
 				t.Errorf("probes %s apart", apart)
 			}
 		}
-		m.answers(http.StatusNotFound) // a word on the order, and so an answer of the host
+		m.answers(http.StatusNotFound) // a word on the order, and so a response of the host
 		for began := time.Now(); NotAsked(order(t, client(1))); pass(time.Second) {
 			if time.Since(began) > 75*time.Second {
 				t.Fatal("still held")
@@ -163,7 +163,7 @@ func TestOneProbeAtATime(t *testing.T) {
 		if !probe.report(replyWell, nil) {
 			t.Error("still open after an answer")
 		}
-		probe.report(replyFailure, nil) // its end is told once
+		probe.report(replyFailure, nil) // its end is reported once
 		if _, err := enter(); err != nil {
 			t.Error(err)
 		}
@@ -216,7 +216,7 @@ func TestWhatSaysNothingOfTheHostHoldsNothing(t *testing.T) {
 	}
 }
 
-// TestAPollIsNoProbe: a poll whose answer is lost has taken what it read out of the queue, so
+// TestAPollIsNoProbe: a poll whose response is lost has taken what it read out of the queue, so
 // whoami is asked first.
 func TestAPollIsNoProbe(t *testing.T) {
 	t.Parallel()
@@ -252,7 +252,7 @@ func TestAPollIsNoProbe(t *testing.T) {
 	})
 }
 
-// TestACodeIsExchangedWhateverTheCircuitSays: it would not live until the next probe. Its answer
+// TestACodeIsExchangedWhateverTheCircuitSays: it would not live until the next probe. Its response
 // closes the circuit. The token endpoint of another host is judged apart from the API.
 func TestACodeIsExchangedWhateverTheCircuitSays(t *testing.T) {
 	t.Parallel()

@@ -20,7 +20,7 @@ type Metrics struct {
 	circuits  sync.Map // of each *circuit: true
 	throttled prometheus.Counter
 	budget    atomic.Pointer[Budget]
-	skew      atomic.Pointer[skew] // of the newest answer; nil: none has come yet
+	skew      atomic.Pointer[skew] // of the newest response; nil: none has come yet
 }
 
 // skew is by how much the vendor's clock was ahead of ours.
@@ -99,7 +99,7 @@ func (c skewCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// circuitCollector shows which of the vendor's hosts do not answer.
+// circuitCollector shows which of the vendor's hosts do not respond.
 type circuitCollector struct{ m *Metrics }
 
 // Describe implements prometheus.Collector.
@@ -121,7 +121,7 @@ func (c circuitCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// answered notes what an answer that came now says of the vendor: its clock, and whether it asks for less.
+// answered notes what a response that came now shows of the vendor: its clock, and whether it asks for less.
 func (m *Metrics) answered(res *http.Response, now time.Time) {
 	if res.StatusCode == http.StatusTooManyRequests {
 		m.throttled.Inc()

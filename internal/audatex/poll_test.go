@@ -48,7 +48,7 @@ func TestPollReturnsWhatACutAnswerCarried(t *testing.T) {
 	}
 }
 
-// A GET on a kept connection that dies before its answer is repeated by net/http without a word.
+// A GET on a kept connection that dies before its response is repeated by net/http without a word.
 // For a poll that would lose a page unseen.
 func TestPollIsNeverRepeatedUnseen(t *testing.T) {
 	t.Parallel()

@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// reachTimeout is how long a host of the vendor may take to answer at all.
+// reachTimeout is how long a host of the vendor may take to respond at all.
 const reachTimeout = 10 * time.Second
 
 // Reached is what a request without a token shows of a host of the vendor.
 type Reached struct {
 	Host     string
 	Protocol string        // as HTTP/1.1, and the version of TLS
-	Date     time.Time     // of the answer; zero: it has none that can be read
+	Date     time.Time     // of the response; zero: it has none that can be read
 	Skew     time.Duration // the host's clock less ours
-	Err      error         // why there was no answer
+	Err      error         // why there was no response
 }
 
-// Reach asks the host of an address for nothing in particular, without a token: any answer will do. It uses the
+// Reach asks the host of an address for nothing in particular, without a token: any response will do. It uses the
 // same connection settings and proxy as calls.
 func Reach(ctx context.Context, address string) Reached {
 	u, err := endpointURL(address)

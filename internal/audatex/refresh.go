@@ -209,7 +209,7 @@ func noToken(after time.Duration, err error) error {
 	return &Error{Operation: OpToken, Outcome: Unavailable, RetryAfter: after, err: err}
 }
 
-// sameResult reports whether a record holds the result that was to be stored.
+// sameResult reports whether a record holds the result that should have been stored.
 func sameResult(a, b relay.TokenRecord) bool {
 	return a.Intent == nil && a.RefreshToken.Equal(b.RefreshToken) && a.AccessToken.Equal(b.AccessToken) &&
 		(a.ConsentRequiredSince == nil) == (b.ConsentRequiredSince == nil)

@@ -111,7 +111,7 @@ func TestRefreshInvariants(t *testing.T) {
 				case "crash":
 					if store.get(leeds).Intent != nil {
 						mu.Lock()
-						lost++ // the answer may be on its way, or in the memory that is lost now
+						lost++ // the response may be on its way, or in the memory that is lost now
 						mu.Unlock()
 					}
 					kill(m)

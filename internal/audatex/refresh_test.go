@@ -230,7 +230,7 @@ func TestARefreshWithoutAnAnswerIsTriedOnceMoreWithTheSameToken(t *testing.T) {
 		outcome  Outcome
 	}{
 		"never read":      {cutBefore, 2, 0, Done},
-		"its answer lost": {cutAfter, 2, 1, Unauthorised}, // the vendor's refusal says that a consent is needed
+		"its answer lost": {cutAfter, 2, 1, Unauthorised}, // the vendor's refusal shows that a consent is needed
 		"an answer":       {answer500, 1, 0, Unavailable},
 	} {
 		synctest.Test(t, func(t *testing.T) {

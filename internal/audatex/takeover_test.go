@@ -92,7 +92,7 @@ func (s slow) SaveToken(
 	return revision, err
 }
 
-// An owner is suspended after the vendor has rotated the token and before the answer is stored. Its
+// An owner is suspended after the vendor has rotated the token and before the response is stored. Its
 // successor waits for the stated time, spends the token once more and is refused; what the first
 // one brings home when it wakes counts, and nobody asks for a consent.
 func TestAResultThatComesHomeLateIsUsed(t *testing.T) {

@@ -22,7 +22,7 @@ const (
 	// maxHeads bounds how many interim responses (1xx) may come before the response.
 	maxHeads = 16
 
-	// onceBuffer is the size of the buffers of a connection for one request. Most answers are an empty page.
+	// onceBuffer is the size of the buffers of a connection for one request. Most responses are an empty page.
 	onceBuffer = 1 << 10
 
 	handshakeTimeout = 10 * time.Second

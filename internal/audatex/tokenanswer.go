@@ -14,12 +14,12 @@ import (
 )
 
 const (
-	// defaultLife is the documented life of an access token, for an answer without one.
+	// defaultLife is the documented life of an access token, for a response without one.
 	defaultLife = 1800 * time.Second
 	// longestLife bounds the life that is believed; a token that ends earlier is found out by a
 	// 401.
 	longestLife = 24 * time.Hour
-	// maxTokenBody bounds what is read of an answer of the token endpoint.
+	// maxTokenBody bounds what is read of a response of the token endpoint.
 	maxTokenBody = 1 << 20
 	// maxAccessToken bounds an access token, as every request carries it in a header.
 	maxAccessToken = 32 << 10

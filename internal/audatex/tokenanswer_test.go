@@ -150,7 +150,7 @@ func utf16LE(s string) string {
 	return string(b)
 }
 
-// A rotated refresh token exists only in the answer that brought it.
+// A rotated refresh token exists only in the response that brought it.
 func TestARefreshTokenIsStoredWhateverElseCannotBeRead(t *testing.T) {
 	t.Parallel()
 	const complete = `{"access_token":"access-2","refresh_token":"refresh-2","expires_in":1800}`
@@ -248,7 +248,7 @@ func TestCredentialsOfTheRelay(t *testing.T) {
 	}
 }
 
-// FuzzTokenAnswer holds every answer against two rules: what was found stands in the answer, and a
+// FuzzTokenAnswer holds every response against two rules: what was found stands in the response, and a
 // refresh token before any other bytes is found.
 func FuzzTokenAnswer(f *testing.F) {
 	for _, s := range []string{

@@ -39,8 +39,8 @@ const (
 	answer500
 	answer429
 	cutBefore // the connection dies, nothing was done
-	cutAfter  // the pair was rotated, its answer lost
-	garbled   // the pair was rotated, its answer cannot be read
+	cutAfter  // the pair was rotated, its response lost
+	garbled   // the pair was rotated, its response cannot be read
 )
 
 func newTokenVendor() *tokenVendor { return &tokenVendor{current: "refresh-0"} }

@@ -209,7 +209,7 @@ func TestARefreshOutlivesItsCaller(t *testing.T) {
 		if rec := store.get(leeds); rec.AccessToken.Reveal() != "access-1" {
 			t.Errorf("stored %q", rec.AccessToken.Reveal())
 		}
-		hasAccess(t, m, store, "access-1") // closed, it still says what is there
+		hasAccess(t, m, store, "access-1") // closed, it still reports what is there
 		m.Invalidate(leeds, relay.NewSecret("access-1"))
 		_, err := m.Access(t.Context(), leeds)
 		outcomeIs(t, err, Unavailable)

@@ -62,7 +62,7 @@ func TestMissingTopicNamesThoseThereAre(t *testing.T) {
 	}
 }
 
-// Of a topic that is subscribed already the list may not say which subscription that is; if there
+// Of a topic that is subscribed already the list may not name the subscription; if there
 // is but one it is that.
 func TestSubscriptionWhoseTopicIsNotTold(t *testing.T) {
 	t.Parallel()

@@ -49,7 +49,7 @@ func checkProxy(proxy func(*http.Request) (*url.URL, error), to *url.URL) error 
 // there for the same reason. The header of the response is normalised first; see normalizedConn.
 //
 // Compression is off, so that a cut response still yields every byte that arrived. The vendor is
-// told so (see identity), because a request that does not mention encodings allows any (RFC 9110,
+// asked for that (see identity), because a request that does not mention encodings allows any (RFC 9110,
 // section 12.5.3). A response that is encoded nevertheless is decoded by readContent; net/http's
 // own decoding has no limits, and cannot handle a cut response.
 func newTransport(dial dialFunc, keepAlive bool) *http.Transport {

@@ -173,7 +173,7 @@ func manyListed(s State) bool {
 	return s.Cursor.Lanes() > 0 && s.Cursor.Unsettled() >= cursor.LaneEntries
 }
 
-// Question is what the log must be asked about a callback, and its answer. The goroutine that wants the callback's
+// Question is what the log must be asked about a callback, and the result. The goroutine that wants the callback's
 // status asks it.
 type Question struct {
 	target        *delivery.Target
@@ -251,7 +251,7 @@ func (q *Question) count(ctx context.Context, events *store.Events, from uint64,
 	return max(all*own/uint64(len(heads)), own), since, err
 }
 
-// Learn takes the answers of a question.
+// Learn takes the results of a question.
 func (e *Estimate) Learn(q *Question, now time.Time) {
 	e.none = q.counted && q.waiting == 0 || !q.counted && e.none
 	if q.waiting > 0 {

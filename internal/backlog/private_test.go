@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.Leftovers()...) }
 
-// Events that only their body says whom they are for are counted where they are sampled, for that client alone.
+// Events of which only the body names whom they are for are counted where they are sampled, for that client alone.
 func TestPrivateEventsAreCounted(t *testing.T) {
 	t.Parallel()
 	keys, err := store.NewKeys()

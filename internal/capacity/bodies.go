@@ -9,7 +9,7 @@ import (
 const unknownEvents = 4
 
 // Bodies bounds the bodies that attempts have read from the log for themselves. An attempt shares its bodies with no
-// other, and keeps them until the receiver has answered. A client gets no more bytes than it leaves free for others,
+// other, and keeps them until the receiver has responded. A client gets no more bytes than it leaves free for others,
 // but always one body; so receivers that hang do not take what others need. Bodies is safe for concurrent use.
 type Bodies struct {
 	bound    int64

@@ -5,7 +5,7 @@ import "time"
 // testSlack is how long a test may take besides its attempt before its slot is given to others.
 const testSlack = 10 * time.Second
 
-// TestPermission says whether a callback may be tested now, and why not. Replicas send it to one another.
+// TestPermission is whether a callback may be tested now, and why not. Replicas send it to one another.
 type TestPermission struct {
 	Granted bool          `json:"granted"`
 	Reason  string        `json:"reason,omitempty"` // why not, in a sentence

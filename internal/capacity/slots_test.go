@@ -100,7 +100,7 @@ func (p *Slots) check(t *rapid.T, all []*Allowance, used map[*Allowance]int) {
 	}
 }
 
-// takeAll takes as many slots as there are to be had for callbacks of a client, in turns, and waits for one more each.
+// takeAll takes as many slots as there are for callbacks of a client, in turns, and waits for one more each.
 func takeAll(p *Slots, client string, callbacks, each int) (list []*Allowance, taken int) {
 	for range callbacks {
 		list = append(list, p.Join(client, "", func() {}))

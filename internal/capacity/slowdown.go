@@ -7,22 +7,22 @@ import (
 )
 
 const (
-	// slowest is the lowest rate to which a receiver's answers can slow a callback down, in attempts a second.
+	// slowest is the lowest rate to which a receiver's responses can slow a callback down, in attempts a second.
 	slowest = 1
 	// longestHold is the longest time for which a receiver can hold up the whole callback by a Retry-After. The order
-	// for which it gave that answer waits as long as the receiver asked.
+	// for which it gave that response waits as long as the receiver asked.
 	longestHold = 5 * time.Minute
 	// firstHold is the same for the first refusal of several, unless it is about the rate (429): perhaps only one of
 	// many servers is in trouble. If the next attempts are refused as well, longestHold counts.
 	firstHold = 5 * time.Second
-	// windowAnswers and windowTime are the least number of answers, and the least time, from which a share of refusals
+	// windowAnswers and windowTime are the least number of responses, and the least time, from which a share of refusals
 	// is calculated.
 	windowAnswers = 20
 	windowTime    = time.Second
 	// windowGap is the longest time within a window in which nothing is sent.
 	windowGap = 5 * time.Second
 	// tolerated is the share of refusals that changes nothing. A margin for chance is added to it, unless the
-	// receiver's answers say that they are about the rate.
+	// receiver's responses show that they are about the rate.
 	tolerated = 0.05
 	// cutTo is the new limit after a cut, as a part of what the receiver has accepted.
 	cutTo = 0.9
@@ -39,11 +39,11 @@ const (
 	burst = 50 * time.Millisecond
 )
 
-// Refusal is an answer by which a receiver, or a proxy before it, refused an attempt for the time being.
+// Refusal is a response by which a receiver, or a proxy before it, refused an attempt for the time being.
 type Refusal struct {
 	Began      time.Time     // when the attempt began
 	Asked      bool          // the receiver asks for fewer attempts (429, Retry-After): it does not merely fail
-	Whole      bool          // the answer is about the rate of all attempts (429)
+	Whole      bool          // the response is about the rate of all attempts (429)
 	RetryAfter time.Duration // the wait that the receiver asked for; 0: none
 }
 
@@ -73,16 +73,16 @@ type slowdown struct {
 	failing   time.Time // the first refusal since an attempt that began later was accepted; zero: there is none
 	heldAt    time.Time // when the wait for the receiver's Retry-After began
 	heldUntil time.Time // when it ends
-	changedAt time.Time // when the limit was changed: attempts that began before say nothing about it
+	changedAt time.Time // when the limit was changed: attempts that began before show nothing about it
 	usual     float64   // the share of refusals that does not depend on the rate
 	window    window
 	cuts      cuts
 }
 
-// window counts answers.
+// window counts responses.
 type window struct {
-	from                     time.Time // the first answer; later by the waits that the receiver has asked for
-	last                     time.Time // the last answer
+	from                     time.Time // the first response; later by the waits that the receiver has asked for
+	last                     time.Time // the last response
 	accepted, refused, asked int       // asked is the number of refusals with Asked
 }
 
@@ -176,8 +176,8 @@ func (s *slowdown) accepted(now, began time.Time) bool {
 	return false
 }
 
-// count adds the time of an answer to the window, but without the time in which the receiver had nothing to answer
-// because it had asked for a wait or nothing was sent: that says nothing about the rate that it accepts.
+// count adds the time of a response to the window, but without the time in which the receiver had nothing to respond to
+// because it had asked for a wait or nothing was sent: that shows nothing about the rate that it accepts.
 func (s *slowdown) count(now, began time.Time) {
 	w, idle := &s.window, s.window.last
 	if s.heldUntil.After(idle) {
@@ -192,7 +192,7 @@ func (s *slowdown) count(now, began time.Time) {
 	w.last = now
 }
 
-// judge cuts the limit, or undoes cuts, by the share of refusals, once there are enough answers to calculate it.
+// judge cuts the limit, or undoes cuts, by the share of refusals, once there are enough responses to calculate it.
 func (s *slowdown) judge(now time.Time) {
 	w := &s.window
 	passed, answers := now.Sub(w.from), w.accepted+w.refused

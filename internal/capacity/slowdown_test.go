@@ -120,7 +120,7 @@ func TestAReceiverThatFailsNowAndThenIsNotSlowedDown(t *testing.T) {
 	}
 }
 
-// What a receiver asks for is kept by the whole callback, and not for ever: one answer must not stop it for a day.
+// What a receiver asks for is kept by the whole callback, and not for ever: one response must not stop it for a day.
 func TestRetryAfterHoldsACallback(t *testing.T) {
 	t.Parallel()
 	slots := NewSlots(10)
@@ -171,7 +171,7 @@ func TestOneRefusalDoesNotHoldACallbackForLong(t *testing.T) {
 	}
 }
 
-// The time in which nothing was sent, because nothing waited or the receiver had asked for that, does not say how much it takes.
+// The time in which nothing was sent, because nothing waited or the receiver had asked for that, does not show how much it takes.
 func TestATimeWithoutAttemptsSlowsNobodyDown(t *testing.T) {
 	t.Parallel()
 	t.Run("Retry-After", func(t *testing.T) {

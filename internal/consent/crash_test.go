@@ -13,7 +13,7 @@ import (
 )
 
 // crash has a replica die at its n-th write: before it is sent, or after it was stored and before
-// the answer came.
+// the response came.
 func (r *replica) crash(n int, stored bool) (crashed func() bool) {
 	var writes atomic.Int64
 	var dead atomic.Bool
@@ -199,7 +199,7 @@ func TestTokensPutToUseAreNotPutBack(t *testing.T) {
 	w.usable(c)
 }
 
-// A store that accepts no writes during the vendor's answer costs time, but not the consent.
+// A store that accepts no writes during the vendor's response costs time, but not the consent.
 func TestTheStoreIsAwayWhileTheVendorAnswers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -179,7 +179,7 @@ func (s *Service) trouble(v *visit, err error) *page {
 	return pageOfRetry("trouble", 5*time.Second)
 }
 
-// admitted loads the link that a credential opens. If it cannot, it returns the page that says so,
+// admitted loads the link that a credential opens. If it cannot, it returns the page that explains this,
 // which is the page unknown if there is no such link.
 func (s *Service) admitted(
 	w http.ResponseWriter, r *http.Request, v *visit, text string, unknown *page,

@@ -13,7 +13,7 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// oddAnswer is an answer of the vendor to one of the three calls that a consent makes, and what
+// oddAnswer is a response of the vendor to one of the three calls that a consent makes, and what
 // comes of it.
 type oddAnswer struct {
 	name   string
@@ -124,7 +124,7 @@ func oddAnswers(all map[string]recorded.Answer) []oddAnswer {
 	)
 }
 
-// For any answer of the vendor to a running consent, the page shows how the consent ended, the
+// For any response of the vendor to a running consent, the page shows how the consent ended, the
 // refresh token is stored unless the consent was refused, and no foreign text reaches the page as
 // markup.
 func TestOddAnswersOfTheVendorToAConsent(t *testing.T) {

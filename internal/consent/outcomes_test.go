@@ -31,7 +31,7 @@ func (w *world) before(c relay.Connection) relay.Secret {
 	return old
 }
 
-// Each answer of the vendor gives its own end of a consent. The old tokens are replaced if the
+// Each response of the vendor gives its own end of a consent. The old tokens are replaced if the
 // check passes or cannot be made, and otherwise stay. The subscription and the position always
 // stay. After a failure the same link can be used again, unless the relay's own registration is at
 // fault.

@@ -20,7 +20,7 @@ var styleText []byte
 
 var pageTemplates = template.Must(template.New("").Funcs(template.FuncMap{"when": whenText}).Parse(pageText))
 
-// page is one page. What pages say is in page.html and texts.go.
+// page is one page. Their texts are in page.html and texts.go.
 type page struct {
 	Name        string // of its template, and in the log
 	Status      int

@@ -109,7 +109,7 @@ func expectedText(c relay.Connection) string {
 	return listed(slices.Sorted(maps.Keys(c.Sites)), "%d more")
 }
 
-// listed joins texts. Of many it says only how many more there are.
+// listed joins texts. Of many it only has how many more there are.
 func listed(texts []string, rest string) string {
 	if more := len(texts) - maxShownSites; more > 1 {
 		texts = append(texts[:maxShownSites], fmt.Sprintf(rest, more))

@@ -71,7 +71,7 @@ func TestCongested(t *testing.T) {
 	wantEqual(t, "congested", c.Congested(), true) // b's place is free once the store has removed it
 	wantEqual(t, "position", c.Position(), 2)
 	storeAll(c, stored, &doc)
-	wantEqual(t, "position", c.Position(), 3) // c's lane is to be stored
+	wantEqual(t, "position", c.Position(), 3) // c's lane must be stored
 	storeAll(c, stored, &doc)
 	if _, ok := stored["c"]; !ok || len(stored) != 2 || doc.Position != 3 {
 		t.Fatalf("stored %v, %+v", stored, doc)

@@ -71,7 +71,7 @@ func TestSuccessBetweenKeepsTheCircuitClosed(t *testing.T) {
 		c.Fail(a, t0, Failure{})
 		c.Fail(b, t0, Failure{})
 		if local {
-			c.Fail(x, t0, Failure{Local: true}) // an answer, though no success
+			c.Fail(x, t0, Failure{Local: true}) // a response, though no success
 		} else {
 			c.Succeed(x, t0)
 		}
@@ -118,7 +118,7 @@ func TestProbes(t *testing.T) {
 	wantEqual(t, "probes", c.Health().Probes, 4)
 	b = take(t, c, now, 1, "b", 2)
 
-	// An answer: closed, everything due, starting slowly.
+	// A response: closed, everything due, starting slowly.
 	c.Succeed(b, now)
 	wantEqual(t, "state", c.State(), Failing)
 	wantEqual(t, "health", c.Health(), Health{})

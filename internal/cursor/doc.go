@@ -69,7 +69,7 @@ package cursor
 //	// lanes with no entry left in their list and more in the log
 //	for _, r := range c.Refills() { c.Refill(r, seqsOf(r.Order, r.From, through), through) } // through <= r.Through
 //
-// To store a document for another reason (for a new cursor, say), call SetCarried and then Changes.
+// To store a document for another reason (a new cursor, for instance), call SetCarried and then Changes.
 //
 // A crash at any point, even between the steps of a store, loses nothing. It repeats at most what
 // was in flight and what was settled since the last complete store.

@@ -33,7 +33,7 @@ type Carried struct {
 	Behind bool `json:"behind,omitempty"`
 	// Resumed is the callback's count of that name up to which everything has been made due.
 	Resumed int `json:"resumedCount,omitempty"`
-	// Notices are what is to be published about the callback.
+	// Notices are what must be published about the callback.
 	Notices notice.Notices `json:"notices,omitzero"`
 }
 
@@ -42,7 +42,7 @@ func (c Carried) OwnerEpoch() uint64 { return c.Epoch }
 
 // Health describes how the receiver has been answering.
 type Health struct {
-	// Failures counts failed attempts and probes in a row. Any answer of the receiver resets it.
+	// Failures counts failed attempts and probes in a row. Any response of the receiver resets it.
 	Failures int `json:"failures,omitempty"`
 	// Several is set if those failures were of more than one order.
 	Several bool `json:"several,omitempty"`

@@ -32,7 +32,7 @@ func (c *Cursor) ResumeAll(now time.Time) {
 	c.resume(now)
 }
 
-// Answers makes everything due now, as a test has shown that the receiver answers. If it was failing, the circuit
+// Answers makes everything due now, as a test has shown that the receiver responds. If it was failing, the circuit
 // closes and everything starts slowly. A test is no entry: the receiver goes on failing until it accepts one.
 func (c *Cursor) Answers(now time.Time) {
 	if c.State() == OK {

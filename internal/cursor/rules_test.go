@@ -238,7 +238,7 @@ func TestSkip(t *testing.T) {
 	c.Fail(a, t0, Failure{Reason: "404"})
 	wantEqual(t, "where", c.Where(Entry{1, "a"}), InLane)
 	wantEqual(t, "skip the head of a lane", c.Settle("a", 1), 1)
-	b := take(t, c, t0, 1, "a", 3) // due at once, attempts anew, and still known to fail for that reason
+	b := take(t, c, t0, 1, "a", 3) // due at once, attempts counted from zero, and still known to fail for that reason
 	if b.Attempt != 1 || b.LastTry || b.Reason != "404" || !b.ReasonSince.Equal(t0) {
 		t.Fatalf("follower %+v", b)
 	}

@@ -23,7 +23,7 @@ type sim struct {
 	read   uint64   // the next position the reader looks at
 	flying []Batch
 	orders int
-	down   bool // the receiver answers nothing
+	down   bool // the receiver sends no response
 	calm   bool // everything succeeds, nothing crashes
 
 	doc   []byte // the store
@@ -40,7 +40,7 @@ type sim struct {
 	pendingSince map[uint64]int
 	staleRefill  *Refill
 
-	// How much a run has seen of what is rare, so that a test can tell that it was there at all.
+	// How much a run has seen of what is rare, so that a test can check that it happened at all.
 	seen map[string]int
 }
 

@@ -40,8 +40,8 @@ type Failure struct {
 	// wait is used.
 	RetryAfter time.Duration
 	// Local is set if the receiver is well and refuses only this order (for example, the vendor
-	// returns 404 for it). The lane counts the failure; for the receiver's health it counts as an
-	// answer.
+	// returns 404 for it). The lane counts the failure; for the receiver's health it counts as a
+	// response.
 	Local bool
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Taken is a cursor that is to be taken back to the end of its log, or a watermark, which has no id.
+// Taken is a cursor that must be taken back to the end of its log, or a watermark, which has no id.
 type Taken struct {
 	ID, Key string
 	cursor.Clamped
@@ -37,12 +37,12 @@ func Bounds(
 	return read(ctx)
 }
 
-// Tell is called once, with every cursor that is to be taken back to the end of its log, at last, before any of that is
+// Tell is called once, with every cursor that must be taken back to the end of its log, at last, before any of that is
 // stored: it is called again if this replica dies in between.
 type Tell func(ctx context.Context, taken []Taken, last uint64) error
 
 // Clamp takes every cursor and watermark of the kind that stands beyond the end of its log back to it: after a power
-// cut or a restore the log may end earlier than a cursor says, and positions above the end will be given to other
+// cut or a restore the log may end earlier than a cursor's position, and positions above the end will be given to other
 // entries. It is for the start, before this replica takes any shard. Other replicas may be at work: the cursors are
 // read before the log's end is, so none that they move meanwhile is taken for too far, and one that was written since
 // is left to its owner, who knows. End returns the log's last position; highest is the highest that any cursor speaks

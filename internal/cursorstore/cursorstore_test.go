@@ -379,7 +379,7 @@ func TestBeginAgainAndErase(t *testing.T) {
 	}
 }
 
-// logEnd is a log that ends where a function says.
+// logEnd is a log whose end a function returns.
 type logEnd struct {
 	end  func(highest uint64) uint64
 	tell func(id string, last uint64) error
@@ -396,7 +396,7 @@ func (l logEnd) Clamped(_ context.Context, taken []cursorstore.Taken, last uint6
 	return nil
 }
 
-// Cursors beyond the end of the log are taken back to it and told, but not those that their owner has
+// Cursors beyond the end of the log are taken back to it and reported, but not those that their owner has
 // written meanwhile.
 func TestClamp(t *testing.T) {
 	t.Parallel()
@@ -442,7 +442,7 @@ func TestClamp(t *testing.T) {
 	if n := len(w.stored("lane").Lanes); n != 2 {
 		t.Errorf("%d lanes are left, want 2", n)
 	}
-	// Again there is nothing to do; and what is not told is not stored.
+	// Again there is nothing to do; and what is not reported is not stored.
 	log = logEnd{end: func(uint64) uint64 { return 55 }, tell: func(string, uint64) error { return errors.New("the event cannot be stored") }}
 	if err := w.second.Clamp(t.Context(), now, log.End, log.Clamped); err == nil || w.stored("beyond").Highest() != 60 {
 		t.Errorf("clamped without being told: %v", err)

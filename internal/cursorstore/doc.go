@@ -17,10 +17,10 @@ package cursorstore
 //	f := found[id]
 //	if f.Epoch() > lease.Epoch() { lease.Superseded(f.Epoch()); return }
 //	c, err := f.Restore(policy, generation, now)
-//	if c == nil {                                     // nothing is stored of this generation, or err says why not
+//	if c == nil {                                     // nothing is stored of this generation, or err is the reason
 //		c = f.Begin(policy, generation, startAfter, now)
 //	}
-//	c.Clamp(last) …                                   // whatever the reader has to say about it first
+//	c.Clamp(last) …                                   // whatever the reader changes first
 //	c.Adopt(lease.Epoch())
 //	save := cursorstore.Save{Handle: f.Handle, Changes: c.Changes()}
 //	r := cursors.Adopt(ctx, lease.Epoch(), []cursorstore.Save{save, …})[0]
@@ -39,16 +39,16 @@ package cursorstore
 //		c.Stored(save.Changes)                    // where the cursor's owner is
 //	}                                                 // else all of it comes again with the next Changes
 //
-//	// Quiet cursors need no write of their own: one watermark of the shard says how far all have come.
+//	// Quiet cursors need no write of their own: one watermark of the shard has how far all have come.
 //	mark, later, err := cursors.AdoptWatermark(ctx, shard, lease.Epoch(), end)    // between Load and Adopt
-//	c.Advance(mark.Base)                              // those whose documents do not say behind, before c.Adopt
+//	c.Advance(mark.Base)                              // those whose documents are not marked behind, before c.Adopt
 //	later, err := cursors.StoreWatermark(ctx, &mark, at)                // while it works, where it has moved
 //
 //	// When a reader has gone for good.
 //	err := cursors.Erase(ctx, lease.Epoch(), f, "")
 //
 // A Handle has no lock: one Load, Adopt or Flush of it at a time, and who hands it to another goroutine
-// leaves it alone until that one has answered. Nobody else needs it: the cursor itself, and so all
+// leaves it alone until that one has returned. Nobody else needs it: the cursor itself, and so all
 // decisions, stays with its owner meanwhile, and what changes during a Flush comes with the next one.
 //
 // What a cursor counts as settled must be recorded before. A reader that records attempts takes records and

@@ -8,7 +8,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Save is what is to be stored of one cursor.
+// Save is what must be stored of one cursor.
 type Save struct {
 	Handle  *Handle
 	Changes cursor.Changes
@@ -16,7 +16,7 @@ type Save struct {
 
 // Result is how the storing of one Save ended.
 type Result struct {
-	// Outcome is Written if all of it is stored: Cursor.Stored is to be called. Else it is how the first
+	// Outcome is Written if all of it is stored: Cursor.Stored must be called. Else it is how the first
 	// write that failed has ended; Superseded if any was.
 	Outcome store.Outcome
 	Epoch   uint64 // if superseded: the later owner's

@@ -40,7 +40,7 @@ type Stored struct {
 	Handle     *Handle
 }
 
-// Handle says at which revisions a cursor is stored. Load makes it, Adopt and Flush keep it true.
+// Handle holds the revisions at which a cursor is stored. Load makes it, Adopt and Flush keep it true.
 type Handle struct {
 	key      string            // of the document, and the first part of the lanes'
 	revision uint64            // of the document; 0: there is none

@@ -11,7 +11,7 @@ import (
 )
 
 // Watermark is the position up to which the quiet cursors of a shard need no document of their own: a cursor whose
-// document does not say behind is loaded at the higher of document and watermark. A new owner writes it under its own
+// document is not marked behind is loaded at the higher of document and watermark. A new owner writes it under its own
 // epoch before it writes any document: from then on a former owner cannot move it, whatever it has stopped knowing of
 // its cursors.
 type Watermark struct {
@@ -38,7 +38,7 @@ func (s *Store) AdoptWatermark(
 	w = Watermark{shard: shard, epoch: epoch}
 	key := store.WatermarkKey(shard, eventLog)
 	for try := range adoptTries {
-		backoff.Sleep(ctx, time.Duration(try)*10*time.Millisecond) // a read may be answered by a node of the store that lags
+		backoff.Sleep(ctx, time.Duration(try)*10*time.Millisecond) // a read may reach a node of the store that lags
 		there, revision, err := s.store.Watermarks.Get(ctx, key)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return w, 0, fmt.Errorf("read %s: %w", key, err)

@@ -99,7 +99,7 @@ func (d *Deliverer) read(ctx context.Context, a *Attempt, i int, reserved *capac
 	return nil
 }
 
-// AdjustRate has the callback sent to more slowly, or faster again, by the answer of its receiver. Probes change
+// AdjustRate has the callback sent to more slowly, or faster again, by the response of its receiver. Probes change
 // nothing, as they are rare already.
 func (a *Attempt) AdjustRate(allowance *capacity.Allowance, now time.Time, probe bool) {
 	switch {
@@ -115,7 +115,7 @@ func (a *Attempt) AdjustRate(allowance *capacity.Allowance, now time.Time, probe
 }
 
 // Outdated reports whether the attempt failed and the callback has been resumed, or sent elsewhere, since it was made.
-// Then the failure says nothing about the present receiver.
+// Then the failure shows nothing about the present receiver.
 func (a *Attempt) Outdated(now *Target) bool {
 	failed := a.Sent.Outcome != sender.Success && a.Sent.Outcome != sender.Cancelled
 	return failed && a.Target.Callback.Resumed < now.Callback.Resumed
@@ -128,7 +128,7 @@ func (a *Attempt) Record(number int, probe bool) relay.AttemptRecord {
 	return r
 }
 
-// Reason returns a word or a sentence that says why an attempt has failed.
+// Reason returns a word or a sentence that explains why an attempt has failed.
 func (a *Attempt) Reason() string {
 	if a.Sent.Error != "" {
 		return a.Sent.Error

@@ -37,7 +37,7 @@ func EventOf(s store.Stored) Event {
 }
 
 // EventOfHead returns an event of which only the head was read, without its body and its id: it is for those who ask
-// whom it is for. Of some operational events only their body says that, which is read from the log; store.ErrNotFound
+// whom it is for. Of some operational events only their body names it, which is read from the log; store.ErrNotFound
 // if they have left it.
 func EventOfHead(ctx context.Context, head store.Stored, log interface {
 	Get(ctx context.Context, seq uint64) (store.Stored, error)

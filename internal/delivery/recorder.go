@@ -68,7 +68,7 @@ func (d *Deliverer) Forget(callback string) {
 }
 
 // Append appends the records of several Recorders, each of another callback, in one go. No record is stored twice, even
-// if the store's first answer was unclear or another reader of the callback has recorded meanwhile.
+// if the store's first response was unclear or another reader of the callback has recorded meanwhile.
 func (d *Deliverer) Append(ctx context.Context, all []Records) []Appended {
 	results := make([]Appended, len(all))
 	batches := make([]relay.AttemptBatch, 0, len(all))

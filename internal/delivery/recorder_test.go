@@ -23,7 +23,7 @@ func records(from, through int) (list []relay.AttemptRecord) {
 	return list
 }
 
-// Two readers of a callback record in one chain: nothing is lost or doubled, also where the store's answer to one is lost
+// Two readers of a callback record in one chain: nothing is lost or doubled, also where the store's response to one is lost
 // and the other goes on meanwhile.
 func TestReadersOfACallbackRecordInOneChain(t *testing.T) {
 	t.Parallel()

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// The limits of what is taken from who answers at a relay's address: it may be anybody.
+// The limits of what is taken from whoever responds at a relay's address: it may be anybody.
 const (
 	askLimit    = limit + 10*time.Second
 	connectMost = 5 * time.Second
@@ -22,7 +22,7 @@ const (
 
 // AskError is why a relay did not give a report.
 type AskError struct {
-	Running bool // something answers there
+	Running bool // something responds there
 	Finding string
 	Remedy  string
 }
@@ -31,7 +31,7 @@ type AskError struct {
 func (e *AskError) Error() string { return e.Finding }
 
 // Ask asks the relay at an address (scheme, host and port) for a report, with an administrator's token. The error is
-// an *AskError. It ends in time whatever answers there, and takes nothing from it that a terminal would not print.
+// an *AskError. It ends in time whatever responds there, and takes nothing from it that a terminal would not print.
 func Ask(ctx context.Context, address, token string) (Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
@@ -60,7 +60,7 @@ func Ask(ctx context.Context, address, token string) (Report, error) {
 	return read(address, body)
 }
 
-// unreachable tells a relay that is not there from one that hangs.
+// unreachable distinguishes a relay that is not there from one that hangs.
 func unreachable(address string, err error) *AskError {
 	var network *net.OpError
 	switch {

@@ -62,7 +62,7 @@ func TestWhoAnswersMayBeAnybody(t *testing.T) {
 	}
 }
 
-// TestAHangingServerIsLeft asks one that takes the request and never answers.
+// TestAHangingServerIsLeft asks one that takes the request and never responds.
 func TestAHangingServerIsLeft(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -34,7 +34,7 @@ type Config struct {
 	VendorTurn func(ctx context.Context) error
 
 	Encryption func() store.KeyStatus
-	// Health returns the health of callbacks whose owners answer: ok, failing, open, congested; or slowed, of one
+	// Health returns the health of callbacks whose owners respond: ok, failing, open, congested; or slowed, of one
 	// whose receiver asks for less.
 	Health func(ctx context.Context, callbacks []string) map[string]string
 }

@@ -41,7 +41,7 @@ type world struct {
 	store  *store.Store
 	vendor *httptest.Server
 	roots  *x509.CertPool
-	date   func() string // what the vendor says
+	date   func() string // what the vendor responds
 	keys   store.KeyStatus
 	health map[string]string
 	config Config
@@ -376,7 +376,7 @@ func TestEveryRefusalIsKnown(t *testing.T) {
 	}
 }
 
-// TestAnAccountWithoutALimit: on a cluster nothing can warn before it is full then, and the report says so.
+// TestAnAccountWithoutALimit: on a cluster nothing can warn before it is full then, and the report has a finding about it.
 func TestAnAccountWithoutALimit(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -415,7 +415,7 @@ func TestOneExaminationAtATime(t *testing.T) {
 	}
 }
 
-// TestAnOwnerThatIsSilent has the owner of a callback not answer, while a receiver asks for less.
+// TestAnOwnerThatIsSilent has the owner of a callback not respond, while a receiver asks for less.
 func TestAnOwnerThatIsSilent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -34,7 +34,7 @@ func (a Area) OfOthers() bool { return a == Connections || a == Clients || a == 
 // State is how something is.
 type State string
 
-// The states. Unchecked is what could not be looked at, or was left out: the finding says why.
+// The states. Unchecked is what could not be looked at, or was left out: the finding has the reason.
 const (
 	OK        State = "ok"
 	Trouble   State = "trouble"

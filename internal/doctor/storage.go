@@ -90,7 +90,7 @@ func (d *Doctor) streams(ctx context.Context) []Check {
 	return append(found, d.refused.found()...)
 }
 
-// Streams compares the streams and buckets with the table, and says how full those with a limit are.
+// Streams compares the streams and buckets with the table, and reports how full those with a limit are.
 func Streams(ctx context.Context, t topology.Topology, js jetstream.JetStream) []Check {
 	findings, err := t.Check(ctx, js)
 	if err != nil {
@@ -118,7 +118,7 @@ func Streams(ctx context.Context, t topology.Topology, js jetstream.JetStream) [
 		}
 		info, err := js.Stream(ctx, f.Stream)
 		if err != nil {
-			continue // the comparison has just seen it: there is trouble, and the storage's check says so
+			continue // the comparison has just seen it: there is trouble, and the storage's check reports it
 		}
 		if c := info.CachedInfo(); c.Config.MaxBytes > 0 {
 			const remedy = "raise its max_bytes (it is kept), or shorten RELAY_RETENTION"

@@ -26,7 +26,7 @@ type filterable struct {
 func (e filterable) changed() bool { return e.Data.PreviousStatus == nil || len(e.Data.Changes) > 0 }
 
 // Callbacks, the feed and replays select events by the order's status after the change and by whether
-// something has changed, and agree about it with what the events themselves say.
+// something has changed, and agree about it with the events themselves.
 func TestEventsAreFilteredByStatusAndChange(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 2, sandbox.Config{Seed: 17}, nil)

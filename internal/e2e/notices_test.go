@@ -39,7 +39,7 @@ func (w *world) about() (events []operational) {
 	return events
 }
 
-// A receiver that is down makes an event when that is found out and one when it answers again, and deliveries that fail for
+// A receiver that is down makes an event when that is found out and one when it responds again, and deliveries that fail for
 // good make one, however many attempts and deliveries there are. Another callback of the client gets them, and the one
 // that they are about does not.
 func TestReceiversThatFailMakeFewEvents(t *testing.T) {
@@ -139,7 +139,7 @@ func TestReceiversThatFailMakeFewEvents(t *testing.T) {
 	}
 }
 
-// A receiver that takes a few at a time is sent about as many, says so in the API, and gets everything in the end.
+// A receiver that takes a few at a time is sent about as many, is shown as slowed in the API, and gets everything in the end.
 func TestAnOverloadedReceiverIsSlowedDown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 1, sandbox.Config{Seed: 29}, nil)

@@ -263,7 +263,7 @@ func checkNumbers(t *testing.T, w *world, p *harness.Process, odd *oddVendor, ev
 			return fmt.Sprintf("%s{%s=%q} is %v, want %v", m.name, m.label, m.value, got, m.want)
 		}
 	}
-	// A busy machine may hold the store up: then the log says so as often.
+	// A busy machine may hold the store up: then the log has as many lines about it.
 	outages, seconds := sum(families["audatex_relay_store_outages_total"], "", ""), sum(families["audatex_relay_store_outage_seconds_total"], "", "")
 	if logged := bytes.Count(w.book.Text(), []byte("the store works again")); outages != float64(logged) || (seconds > 0) != (logged > 0) {
 		return fmt.Sprintf("%v outages of the store for %v s, and %d in the log", outages, seconds, logged)

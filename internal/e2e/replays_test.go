@@ -33,7 +33,7 @@ type loggedEvent struct {
 	failed                            bool
 }
 
-// replay is a replay as the API shows it, or what a dry run has answered.
+// replay is a replay as the API shows it, or the result of a dry run.
 type replay struct {
 	ID, State, Until           string
 	Matched                    *int
@@ -122,7 +122,7 @@ func (w *replays) deliveries(status string) (events []string) {
 	return events
 }
 
-// dry returns what a dry run answers.
+// dry returns the result of a dry run.
 func (w *replays) dry(selection map[string]any) replay {
 	w.t.Helper()
 	var plan replay
@@ -358,7 +358,7 @@ func (w *replays) attribute(of func(loggedEvent) string) (values []string) {
 	return values
 }
 
-// refusals checks what is no replay, and says so, and what is just one.
+// refusals checks which requests are refused with a reason, and which are just accepted.
 func (w *replays) refusals() {
 	w.t.Helper()
 	for _, c := range []struct {

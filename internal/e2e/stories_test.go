@@ -194,7 +194,7 @@ func (w *stories) mend(s *story, documented string) {
 	}
 }
 
-// receive answers deliveries: which callback's it is the path says.
+// receive responds to deliveries; the path names the callback.
 func (w *stories) receive(rw http.ResponseWriter, r *http.Request) {
 	id, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	body, _ := io.ReadAll(r.Body)
@@ -252,7 +252,7 @@ func (w *stories) happen() {
 	})
 }
 
-// rotate gives a receiver the secret that a rotation answers.
+// rotate gives a receiver the secret that a rotation returns.
 func (w *stories) rotate(s *story) {
 	w.t.Helper()
 	var rotated struct{ Secret string }

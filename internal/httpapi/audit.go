@@ -14,7 +14,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// auditPatience is how long a request may wait until it is recorded how it ended. Its answer is
+// auditPatience is how long a request may wait until it is recorded how it ended. Its response is
 // ready by then.
 const auditPatience = time.Second
 

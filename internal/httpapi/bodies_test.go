@@ -124,7 +124,7 @@ func fitsContract(declared openapi3.Content, contentType string, body []byte, re
 	return schema.Validate(value)
 }
 
-// The compiled schemas refuse what the contract does not say.
+// The compiled schemas refuse what the contract does not allow.
 func TestBodiesThatDoNotFitTheContractAreNoticed(t *testing.T) {
 	t.Parallel()
 	livez := spec().Paths.Value("/livez").Get.Responses.Status(http.StatusOK).Value

@@ -374,7 +374,7 @@ func TestDeliveries(t *testing.T) {
 	a.get("/v1/callbacks/cb/deliveries/alpha-" + orderA + "-1").want(404)
 }
 
-// No answer to a read, no line of the log and no problem holds a secret.
+// No response to a read, no line of the log and no problem holds a secret.
 func TestSecretsAreNeverTold(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -470,7 +470,7 @@ func TestCallbackURLIsShownRedacted(t *testing.T) {
 	a.patch("/v1/callbacks/cb", map[string]any{"description": "other"}).want(200).url(whole)
 	a.get("/v1/callbacks/new").want(404)
 
-	// An event about a callback, and the log, tell nothing of it.
+	// An event about a callback, and the log, show nothing of it.
 	f.operational(relay.NoSite, relay.KindCallbackDisabled, "cb")
 	for _, text := range []string{string(a.get("/v1/events?types=audatex.relay.*").want(200).body), f.log.String()} {
 		if strings.Contains(text, "path-token") || strings.Contains(text, "query-token") {

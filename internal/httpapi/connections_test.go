@@ -96,7 +96,7 @@ func TestConnectionsByStateAndSite(t *testing.T) {
 }
 
 // A connection is not active before somebody has consented, however often it was polled; and what a
-// poll found before a consent is not said of the consent.
+// poll found before a consent is not shown of the consent.
 func TestAConnectionWithoutConsentIsNew(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -52,7 +52,7 @@ var specRouter = sync.OnceValue(func() routers.Router {
 	return r
 })
 
-// seen notes which operations answered 2xx in any test.
+// seen notes which operations responded with 2xx in any test.
 type seen struct {
 	mu  sync.Mutex
 	all []string
@@ -62,7 +62,7 @@ type seen struct {
 var succeeded = &seen{ok: map[string]bool{}}
 
 // validating is a transport that holds every exchange against the contract: a request that does not
-// fit it must be refused, and every answer must fit it.
+// fit it must be refused, and every response must fit it.
 type validating struct{ base http.RoundTripper }
 
 func (v validating) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -237,7 +237,7 @@ func TestServicePages(t *testing.T) {
 	f.as("").get("/openapi.yaml").want(200)
 }
 
-// What the relay publishes is what the shared schemas say, and the schemas do say something.
+// What the relay publishes fits the shared schemas, and these do refuse something.
 func TestSamplesFitTheSchemas(t *testing.T) {
 	t.Parallel()
 	schema, err := jsonschema.NewCompiler().Compile("../../api/schemas/event-v1.json")

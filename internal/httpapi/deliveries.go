@@ -75,13 +75,13 @@ func (a *API) delivers(ctx context.Context, cb relay.Callback, ev store.Stored) 
 	return isFor(cb, owner, ev), nil
 }
 
-// goneSlack is the largest difference between the end of an attempt answered with 410 and the time
+// goneSlack is the largest difference between the end of an attempt that got a 410 and the time
 // recorded for the disabling.
 const goneSlack = time.Second
 
 // listedStatus reports whether a delivery is listed at this record, and returns its status. A
 // delivery being retried is listed at the last attempt that counted; probes do not count, and may
-// come after it. In mode latest that may be of any event of its order's lane. A delivery answered
+// come after it. In mode latest that may be of any event of its order's lane. A delivery that ended
 // with 410, which has one attempt and no lane, waits until the callback is resumed.
 func listedStatus(rec relay.AttemptRecord, lane *cursor.Lane, disabled *relay.Disabled) (DeliveryStatus, bool) {
 	if rec.Closing != "" || rec.Replay != "" { // what a replay has not delivered stands as it did before

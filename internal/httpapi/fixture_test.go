@@ -420,7 +420,7 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-// counted is what the secrets of a fixture's store are said to be encrypted with.
+// counted is by which keys the secrets of a fixture's store are reported to be encrypted.
 func counted() store.KeyStatus {
 	return store.KeyStatus{CheckedAt: time.Now(), Writing: 7, Left: 2,
 		Keys: []store.KeyUse{{ID: 7, Secrets: 3, Given: true}, {ID: 8, Secrets: 1, Given: true}, {ID: 9, Secrets: 1}}}

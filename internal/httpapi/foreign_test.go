@@ -123,7 +123,7 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 	}
 }
 
-// Two values of what may be said once are refused: what stands in front could go by the one, the
+// Two values of what may be given once are refused: what stands in front could go by the one, the
 // relay by the other.
 func TestHeadersThatMayBeGivenOnce(t *testing.T) {
 	t.Parallel()
@@ -166,7 +166,7 @@ func (f *fixture) direct() *fixture {
 	return &fixture{t: f.t, base: f.base, http: &http.Client{Transport: handled{f.api.Handler()}}}
 }
 
-// handled is a transport that has a handler answer.
+// handled is a transport that has a handler respond.
 type handled struct{ handler http.Handler }
 
 func (h handled) RoundTrip(r *http.Request) (*http.Response, error) {

@@ -44,7 +44,7 @@ func makings() map[string]making {
 			if err != nil {
 				f.t.Fatal(err)
 			}
-			return len(cb.Secrets.Signing) - 1 // two at most: the others are seen by the answers
+			return len(cb.Secrets.Signing) - 1 // two at most: the others are seen by the responses
 		}},
 	}
 }
@@ -116,7 +116,7 @@ func TestEveryPostThatMakesSomethingTakesAnIdempotencyKey(t *testing.T) {
 	}
 }
 
-// Equal requests at once on three replicas make one thing, and all get its answer in the end: to
+// Equal requests at once on three replicas make one thing, and all get its response in the end: to
 // the byte, secrets included.
 func TestEqualRequestsOnThreeReplicasMakeOneThing(t *testing.T) {
 	t.Parallel()
@@ -217,7 +217,7 @@ func TestAnIdempotencyKeyStandsForOneRequestOfOneCaller(t *testing.T) {
 	if first.Id != other.Id || first.Secret != other.Secret || first.Secret == "" {
 		t.Errorf("got %+v, want %+v", other, first)
 	}
-	// The order of members and white space make no other request; what they say does, and so do
+	// The order of members and white space make no other request; their values do, and so do
 	// path and query.
 	a.post("/v1/callbacks", `{ "description":"one", "url":"https://bms.example/" }`, "Idempotency-Key", "k").want(201)
 	a.post("/v1/callbacks", map[string]any{"url": "https://bms.example/"}, "Idempotency-Key",
@@ -256,7 +256,7 @@ func TestAProblemLetsItsIdempotencyKeyGo(t *testing.T) {
 	f.admin().post("/v1/clients/acme/keys", nil, "Idempotency-Key", "k").want(201)
 }
 
-// Without a clear answer of the store, and after a replica that died with it, a request is run
+// Without a clear response of the store, and after a replica that died with it, a request is run
 // again and finds what it made.
 func TestAnInterruptedRequestMakesNothingTwice(t *testing.T) {
 	t.Parallel()
@@ -285,7 +285,7 @@ func TestAnInterruptedRequestMakesNothingTwice(t *testing.T) {
 			if made := m.made(f) - before; first.status >= 300 || made != 1 {
 				t.Fatalf("%d %s, and %d were made", first.status, first.body, made)
 			}
-			// As a replica leaves it that dies before it has stored the answer: with the time still
+			// As a replica leaves it that dies before it has stored the response: with the time still
 			// running, then over.
 			unanswered := f.unanswered(name, m)
 			f.admin().post(m.path, m.body, "Idempotency-Key", "dies "+name).want(409).problem("idempotency-key-in-use")
@@ -308,7 +308,7 @@ func TestAnInterruptedRequestMakesNothingTwice(t *testing.T) {
 	}
 }
 
-// unanswered makes a request whose answer cannot be stored.
+// unanswered makes a request whose response cannot be stored.
 func (f *fixture) unanswered(name string, m making) answer {
 	f.t.Helper()
 	writes := 0

@@ -22,7 +22,7 @@ const cursorsAtOnce = 16
 // event. If there is no attempt either, the event did not match at that time, and there will be none.
 //
 // It must come before attempts are searched. An attempt is stored before the cursor that has it settled, so the search
-// finds all that led to what the cursors say.
+// finds all that led to the cursors' positions.
 func (t *trail) lookForPassed(ctx context.Context) error {
 	quiet, wanted := map[int]uint64{}, map[string][]store.Stored{}
 	for _, ev := range t.events {

@@ -7,7 +7,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// A client has no more than its limits say. It is told how many it has and may have, and an
+// A client has no more than its limits allow. It is shown how many it has and may have, and an
 // administrator can change that.
 func TestAClientHasLimits(t *testing.T) {
 	t.Parallel()

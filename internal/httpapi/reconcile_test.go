@@ -25,7 +25,7 @@ func TestReconcileConnection(t *testing.T) {
 		r.StartedAt.IsZero() {
 		t.Errorf("started: %+v", r)
 	}
-	// Who sends what it does not take is told so. Nothing, and {}, are fine.
+	// What it does not take is refused with a reason. Nothing, and {}, are fine.
 	op.post("/v1/connections/con-a/reconcile", map[string]any{"delivered": true}).want(422).problem("invalid-body", "/delivered")
 	op.post("/v1/connections/con-a/poll", map[string]any{"zzz": 1}).want(422).problem("invalid-body", "/zzz")
 	op.post("/v1/connections/con-a/reconcile?delivered=true", map[string]any{}).want(202)

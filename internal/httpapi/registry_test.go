@@ -94,7 +94,7 @@ func TestAQuotaHoldsExactlyWithThreeReplicas(t *testing.T) {
 	for n := range asking {
 		creating.Go(func() {
 			s := replicas[n%len(replicas)].as(key.token)
-			for { // again when the machine is too busy to answer in time
+			for { // again when the machine is too busy to respond in time
 				var got answer
 				if n%2 == 0 {
 					got = s.post("/v1/callbacks", ordinary)
@@ -105,7 +105,7 @@ func TestAQuotaHoldsExactlyWithThreeReplicas(t *testing.T) {
 				case http.StatusServiceUnavailable:
 					unclear.Add(1)
 					continue
-				case http.StatusOK: // made by the call before, which was told that it may have been
+				case http.StatusOK: // made by the call before, which got the error that it may have been
 				case http.StatusCreated:
 					made.Add(1)
 				case http.StatusConflict:
@@ -219,7 +219,7 @@ func TestARemovedClientLeavesNothingBehind(t *testing.T) {
 					case http.StatusCreated:
 						made.Add(1)
 					case http.StatusOK, http.StatusNoContent, http.StatusNotFound, http.StatusConflict:
-					case http.StatusServiceUnavailable: // the machine is too busy to answer in time
+					case http.StatusServiceUnavailable: // the machine is too busy to respond in time
 					case http.StatusUnauthorized:
 						if n > 0 { // else the client may not be heard of yet
 							return

@@ -92,7 +92,7 @@ func (a *API) bounds(ctx context.Context, doc *relay.Replay, until string) (err 
 	return nil
 }
 
-// replayUntil returns where a replay ends, as dry runs answer it: also the attempts by which it
+// replayUntil returns where a replay ends, as dry runs show it: also the attempts by which it
 // selects. A restored log issues its positions again, so it contains the time of the last restore.
 func (a *API) replayUntil(doc relay.Replay) string {
 	numbers := []uint64{doc.Through, doc.AttemptsThrough}

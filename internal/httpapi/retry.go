@@ -9,7 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Waiting is what the owner of a callback has made of a delivery that was to be retried or skipped.
+// Waiting is what the owner of a callback has made of a delivery that the caller wanted retried or skipped.
 type Waiting struct {
 	State relay.DeliveryPosition `json:"state"`
 	// Earlier is the position of the earlier event of the order for which it waits.

@@ -46,7 +46,7 @@ func TestSampleWithChosenData(t *testing.T) {
 		t.Errorf("shown: %+v", result)
 	}
 
-	// The data of a test's answer, changed.
+	// The data of a test's response, changed.
 	var data map[string]any
 	if err := json.Unmarshal(usual.Data, &data); err != nil {
 		t.Fatal(err)

@@ -26,15 +26,15 @@ import (
 
 // Dispatcher is what the API needs from the part that delivers.
 type Dispatcher interface {
-	// Status returns the status of callbacks whose owners answer.
+	// Status returns the status of callbacks whose owners respond.
 	Status(ctx context.Context, callbacks []string) map[string]Status
 	// RetryDelivery makes a delivery that waits due now, SkipDelivery ends it. An error means that the owner of the
-	// callback does not answer.
+	// callback does not respond.
 	RetryDelivery(ctx context.Context, cb relay.Callback, seq uint64, order string) (Waiting, error)
 	SkipDelivery(ctx context.Context, cb relay.Callback, seq uint64, order string) (Waiting, error)
 	// Test sends one event to a callback in the same way as deliveries, within the callback's
 	// limits. An error means that nothing was sent: it is a *TestRefusedError, or the owner of the
-	// callback does not answer.
+	// callback does not respond.
 	Test(ctx context.Context, cb relay.Callback, ev relay.Event, inspect *sender.Inspection) (relay.AttemptRecord, error)
 }
 
@@ -57,7 +57,7 @@ type Status struct {
 
 // Poller is what the API needs from the part that polls.
 type Poller interface {
-	// PollNow starts a poll of the connection. An error means that its owner does not answer, or
+	// PollNow starts a poll of the connection. An error means that its owner does not respond, or
 	// polls nothing now.
 	PollNow(ctx context.Context, connection string) error
 }
@@ -65,13 +65,13 @@ type Poller interface {
 // Reconciler is what the API needs from the part that reads open orders again.
 type Reconciler interface {
 	// Reconcile requests that a connection's open orders are read again, and returns its document
-	// once that is stored. An error means that the owner does not answer, or could not store it.
+	// once that is stored. An error means that the owner does not respond, or could not store it.
 	Reconcile(ctx context.Context, connection string, delivered bool) (relay.Reconciliation, error)
 }
 
 // Resolver is what the API needs from the part that reads orders.
 type Resolver interface {
-	// Doing returns what only the owners know about connections, for those whose owners answer.
+	// Doing returns what only the owners know about connections, for those whose owners respond.
 	Doing(ctx context.Context, connections []string) map[string]Doing
 	// Retry resolves an unresolved notification now. The error explains why it is not relay.RetryResolved; the
 	// vendor's errors are those of internal/audatex.
@@ -287,7 +287,7 @@ func (a *API) unbound(w http.ResponseWriter, r *http.Request, name string, err e
 	a.fail(w, r, refusal)
 }
 
-// refuse returns the problem for a part of the relay that does not answer, or cannot do its work
+// refuse returns the problem for a part of the relay that does not respond, or cannot do its work
 // now.
 func refuse(what string, err error) error {
 	return &problem{kind: kindBusy, detail: what, retryAfter: 5 * time.Second, cause: fmt.Errorf("%s: %w", what, err)}

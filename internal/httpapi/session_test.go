@@ -118,7 +118,7 @@ func (a answer) want(status int) answer {
 
 func (a answer) into(v any) answer {
 	a.t.Helper()
-	reflect.ValueOf(v).Elem().SetZero() // what an answer before left there must not show, nor be overwritten
+	reflect.ValueOf(v).Elem().SetZero() // what a response before left there must not show, nor be overwritten
 	if err := json.Unmarshal(a.body, v); err != nil {
 		a.t.Fatalf("%s: %v: %s", a.what, err, a.body)
 	}

@@ -54,7 +54,7 @@ var expectations = map[string]expectation{
 func TestTenancy(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	receiver := "http://127.0.0.1:9/" // nobody answers there; a sample then fails, which is an answer too
+	receiver := "http://127.0.0.1:9/" // nobody listens there; a sample then fails, which is a result too
 	a, aRead := f.client("client-a", relay.RoleWrite, "alpha"), f.key("client-a", relay.RoleRead)
 	b := f.client("client-b", relay.RoleWrite, "beta")
 	aManage, bManage := f.key("client-a", relay.RoleManage), f.key("client-b", relay.RoleManage)
@@ -144,7 +144,7 @@ func TestTenancy(t *testing.T) {
 				if got.status >= 300 {
 					t.Errorf("%s by another client: %d %s", op.OperationID, got.status, got.body)
 				}
-			case makesAtID: // the one thing that is told of another client's: that the id is in use
+			case makesAtID: // the one thing that is shown of another client's: that the id is in use
 				got.want(409).problem("id-taken")
 			default:
 				got.want(404).problem("not-found")

@@ -181,7 +181,7 @@ func TestDeliveriesFromBeforeTheFilterWasChanged(t *testing.T) {
 	a.get("/v1/events/" + ev.ID + "/deliveries").want(404)
 }
 
-// An event that a callback has passed while its filter refused it never comes. It says so, and does not look as if it
+// An event that a callback has passed while its filter refused it never comes. It is shown as passed, and does not look as if it
 // still waited. What may still come is pending, and what was delivered is delivered.
 func TestAnEventThatTheFilterRefusedAtItsTime(t *testing.T) {
 	t.Parallel()

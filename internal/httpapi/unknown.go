@@ -20,7 +20,7 @@ const (
 var harmless = regexp.MustCompile(`^[0-9A-Za-z._~-]*$`)
 
 // logUnknown writes the access line of a path that does not exist, with the path. Scanners ask for thousands: an
-// address gets one line a minute, and all together as many as failed authentications do; a line says how many it stands
+// address gets one line a minute, and all together as many as failed authentications do; a line has how many it stands
 // for.
 func (a *API) logUnknown(r *http.Request, x *exchange) {
 	f := a.unknown.Failed(x.remote, time.Now())

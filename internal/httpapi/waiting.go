@@ -67,7 +67,7 @@ func (w *waiting) full(c caller, peer netip.Addr) string {
 	return ""
 }
 
-// waitingAdvice tells callers how to need fewer waiting requests.
+// waitingAdvice advises callers how to need fewer waiting requests.
 const waitingAdvice = "Ask without waitSeconds, or let one request read for all that want to know."
 
 // count counts a place taken (1) or returned (-1). The caller must hold mu.

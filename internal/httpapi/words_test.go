@@ -158,7 +158,7 @@ func TestMediaTypes(t *testing.T) {
 	a.put("/v1/callbacks/cb", body, "Content-Encoding", "Identity").want(200)
 }
 
-// The tag of an answer counts also as what proxies make of it; another one does not.
+// The tag of a response counts also as what proxies make of it; another one does not.
 func TestTagsAsProxiesChangeThem(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -70,7 +70,7 @@ func (g *Guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	refuse(w, "The token is not that of RELAY_METRICS_TOKEN.")
 }
 
-// refuse asks for a token, and says what was wrong.
+// refuse asks for a token, and names what was wrong.
 func refuse(w http.ResponseWriter, why string) {
 	w.Header().Set("WWW-Authenticate", `Bearer realm="audatex relay metrics"`)
 	w.WriteHeader(http.StatusUnauthorized)

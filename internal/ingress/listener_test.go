@@ -189,7 +189,7 @@ func TestAcceptErrorsDoNotEndAListener(t *testing.T) {
 }
 
 // A request in the middle of its head does not keep its connection from being closed, one that is
-// being served does; and an answer arrives whole.
+// being served does; and a response arrives whole.
 func TestServeTellsWhichConnectionsAreAtWork(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -1,5 +1,5 @@
 // Package jsapi sends those requests of JetStream's API that the client library has no function for, or sends
-// to any server although only the leader's answer counts. It honours the prefix with which the caller's
+// to any server although only the leader's response counts. It honours the prefix with which the caller's
 // JetStream was made, and returns what the server refuses as the client library does, as a
 // *jetstream.APIError. Begin reading at Call.
 package jsapi
@@ -29,7 +29,7 @@ func Call(ctx context.Context, js jetstream.JetStream, what string, request, ans
 	if err != nil {
 		return fail(err)
 	}
-	if bytes.Contains(m.Data, []byte(`"error"`)) { // an answer may be long, and need not be read twice
+	if bytes.Contains(m.Data, []byte(`"error"`)) { // a response may be long, and need not be read twice
 		var refused struct {
 			Error *jetstream.APIError `json:"error"`
 		}

@@ -77,7 +77,7 @@ func TestThePrefixOfTheAPIIsHonoured(t *testing.T) {
 	}
 }
 
-// An answer that is too large for one comes in several.
+// A response that is too large for one comes in several.
 func TestLastOfFindsAllOfWhatIsLarge(t *testing.T) {
 	t.Parallel()
 	js, err := jetstream.New(natstest.Start(t))

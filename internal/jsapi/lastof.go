@@ -18,7 +18,7 @@ const MaxLastOf = 1024
 // ErrTooMany is returned by LastOf if it would find more than MaxLastOf subjects.
 var ErrTooMany = errors.New("too many subjects")
 
-// lastOfBytes bounds one answer: the server sends whole messages, and more wait in the client than
+// lastOfBytes bounds one response: the server sends whole messages, and more wait in the client than
 // are read. It ends behind the message that exceeds it.
 const lastOfBytes = 4 << 20
 
@@ -33,7 +33,7 @@ type lastOf struct {
 }
 
 // LastOf calls each with sequence, subject, time and data of the last message of each subject that is not above upTo
-// (0: the end of the stream); subjects without one are left out. Any copy of the stream may answer, which must allow
+// (0: the end of the stream); subjects without one are left out. Any copy of the stream may respond, which must allow
 // direct reads. The subjects may have wildcards, but no more than MaxLastOf may be found (ErrTooMany). If it returns an
 // error, each may have been called for some of them.
 func LastOf(
@@ -49,7 +49,7 @@ func LastOf(
 	return nil
 }
 
-// send sends the request and takes the answer. If there is more, it sets the request to what is left.
+// send sends the request and takes the response. If there is more, it sets the request to what is left.
 func (r *lastOf) send(
 	ctx context.Context, js jetstream.JetStream, stream string, each func(seq uint64, subject string, at time.Time, data []byte),
 ) (more bool, err error) {
@@ -103,7 +103,7 @@ func (r *lastOf) send(
 	}
 }
 
-// rest reads the end of an answer: whether the server has left messages out, and from where on.
+// rest reads the end of a response: whether the server has left messages out, and from where on.
 func (r *lastOf) rest(end nats.Header) (more bool, err error) {
 	var numbers [3]uint64
 	for i, name := range []string{"Nats-Num-Pending", "Nats-Last-Sequence", "Nats-UpTo-Sequence"} {

@@ -33,7 +33,7 @@ func New(w io.Writer, level slog.Level, text bool) *Log {
 }
 
 // ToggleDebug switches debug lines on, or back to the level that was configured (info if that is debug itself). The log
-// says so in one line, which is written whatever the two levels are. It must not be called by two goroutines at once.
+// logs that in one line, which is written whatever the two levels are. It must not be called by two goroutines at once.
 func (l *Log) ToggleDebug() {
 	before := l.level
 	switch {

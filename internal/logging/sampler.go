@@ -18,10 +18,10 @@ const (
 	leftOut       = "left_out"
 	orderKey      = "order"
 	requestKey    = "request_id" // a line of a request is never left out: it is the record of it, and callers have limits
-	longestSample = 128          // bytes of a value that tells subjects apart
+	longestSample = 128          // bytes of a value that distinguishes subjects
 )
 
-// owners are the attributes that say whose line it is; the first that a line has decides.
+// owners are the attributes that name whose line it is; the first that a line has decides.
 var owners = []string{"callback", "connection", "client", "site", "shard", "key", "remote"}
 
 // subject is what a line is about.
@@ -30,7 +30,7 @@ type subject struct {
 	request      bool
 }
 
-// with adds what an attribute says.
+// with adds an attribute.
 func (s subject) with(a slog.Attr, rank *int) subject {
 	switch a.Key {
 	case requestKey:
@@ -119,7 +119,7 @@ type table struct {
 	ended bool
 }
 
-// line tells lines apart: an order's have an order, an owner's have none.
+// line is what distinguishes lines: an order's have an order, an owner's have none.
 type line struct {
 	message string
 	subject
@@ -156,7 +156,7 @@ func (t *table) admit(to slog.Handler, r slog.Record, about subject) (left int, 
 	if about.owner != "" {
 		owner := t.count(line{r.Message, subject{owner: about.owner}})
 		if owner != nil && !owner.admit(linesOfOwner, to, r) {
-			owner.left += left // they are said by the owner's next line
+			owner.left += left // the owner's next line reports them
 			return 0, false
 		}
 		left += owner.takeLeft()

@@ -21,7 +21,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, natstest.Leftovers()...) }
 
 // What waits behind a lane is found without reading the events themselves, of which only the positions are needed. Of
-// what is for one client alone, which only the event says, that client's is found and no other's.
+// what is for one client alone, which only the event shows, that client's is found and no other's.
 func TestWhatWaitsBehindALane(t *testing.T) {
 	t.Parallel()
 	conn := natstest.Start(t)

@@ -256,7 +256,7 @@ func (f *Shared) Leave(shard int) {
 	}
 }
 
-// Finish tells the shards that nothing more will come.
+// Finish signals to the shards that nothing more will come.
 func (f *Shared) Finish() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

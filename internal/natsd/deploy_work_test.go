@@ -252,7 +252,7 @@ func (c *cluster) catchesUp() {
 		seqs = append(seqs, seq)
 	}
 	stored := func() uint64 {
-		// A change of leader may swallow an answer: the event is then there or not, and is looked
+		// A change of leader may swallow a response: the event is then there or not, and is looked
 		// for.
 		var seq uint64
 		expected := seqs[len(seqs)-1]

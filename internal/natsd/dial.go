@@ -222,7 +222,7 @@ type payload struct {
 
 // check returns a RefusedError for a limit that is too low. One that is lower than wanted is a warning.
 func (p *payload) check(nc *nats.Conn) error {
-	// An account's limit comes after the login; without an answer the server's own counts for now.
+	// An account's limit comes after the login; without a response the server's own counts for now.
 	_ = nc.FlushTimeout(dialTimeout)
 	limit := nc.MaxPayload()
 	switch {

@@ -13,7 +13,7 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// The programs of docs/nats.md do what they say.
+// The programs of docs/nats.md do what the page promises.
 func TestTheDocumentedPrograms(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../../docs/nats.md")

@@ -320,7 +320,7 @@ func TestOnlyWhoHearsSomethingElseIsDisconnected(t *testing.T) {
 		if revision, err = b.store.Clients.Update(t.Context(), c.ID, c, revision); err != nil {
 			t.Fatal(err)
 		}
-		b.keys.Put(c, revision) // answers when it was rechecked
+		b.keys.Put(c, revision) // returns when it was rechecked
 	}
 	change(func(c *relay.Client) {
 		_, second := accesstest.NewKey(relay.RoleRead, "", time.Now(), nil)

@@ -53,7 +53,7 @@ func (n *Notices) FailedForGood(event string, seq uint64, now time.Time) {
 	n.Failed.add(one(event, seq, now))
 }
 
-// AttemptFailed adds a failed attempt. Down says whether the receiver has failed so often, or for so long, that this is
+// AttemptFailed adds a failed attempt. Down is whether the receiver has failed so often, or for so long, that this is
 // an outage. It reports whether one has begun.
 func (n *Notices) AttemptFailed(event string, seq uint64, down bool, now time.Time) (began bool) {
 	if !n.Down || n.Owed {

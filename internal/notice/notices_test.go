@@ -167,7 +167,7 @@ func TestAnOutageIsTwoEvents(t *testing.T) {
 }
 
 // An outage that is over before it could be published, as the one before was so short a time ago, is published all the
-// same, and says that it is over.
+// same, and reports that it is over.
 func TestAShortOutageIsNotForgotten(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)

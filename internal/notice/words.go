@@ -16,7 +16,7 @@ func (k Kind) Event() relay.Kind {
 	}[k]
 }
 
-// Message says in a sentence or two what has happened to a callback, and what to do. Down says whether its receiver is
+// Message describes in a sentence or two what has happened to a callback, and what to do. Down is whether its receiver is
 // still in its outage.
 func (k Kind) Message(callback string, g Gathered, down bool) string {
 	since := g.Since.Format(time.RFC3339)

@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	// ErrNoOwner means that nobody answered for the shard: it is being handed over, or NATS cannot
+	// ErrNoOwner means that nobody responded for the shard: it is being handed over, or NATS cannot
 	// be reached. The caller can ask again in a few seconds.
 	ErrNoOwner = errors.New("the owner of the shard does not answer")
 	// ErrRefused means that the owner could not do what was asked. The error's text is the owner's.
@@ -63,7 +63,7 @@ func New(c Config) *Owners { return &Owners{c: c} }
 // Serve.
 func (o *Owners) Handle(handlers map[string]Handler) { o.handlers = handlers }
 
-// reply is the answer as it is sent.
+// reply is the response as it is sent.
 type reply struct {
 	Answer json.RawMessage `json:"answer,omitempty"`
 	Error  string          `json:"error,omitempty"`
@@ -123,7 +123,7 @@ func (o *Owners) answer(ctx context.Context, m *nats.Msg) {
 	}
 }
 
-// Ask asks the owner of a shard and decodes its answer into answer, a pointer or nil. It returns
+// Ask asks the owner of a shard and decodes its response into answer, a pointer or nil. It returns
 // ErrNoOwner, ErrRefused, or the error of ctx.
 func (o *Owners) Ask(ctx context.Context, shard int, operation string, question, answer any) error {
 	if _, bounded := ctx.Deadline(); !bounded {
@@ -156,8 +156,8 @@ func (o *Owners) Ask(ctx context.Context, shard int, operation string, question,
 	return nil
 }
 
-// Gather asks all owners of the given ids at the same time and merges their answers. Ids whose
-// owner does not answer are left out: an incomplete list is better than none.
+// Gather asks all owners of the given ids at the same time and merges their results. Ids whose
+// owner does not respond are left out: an incomplete list is better than none.
 func Gather[T any](
 	ctx context.Context, o *Owners, operation string, ids []string, shardOf func(string) int,
 ) map[string]T {

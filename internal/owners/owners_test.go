@@ -57,7 +57,7 @@ func newReplica(t *testing.T, c *natstest.Cluster, name string, keep map[string]
 	return r
 }
 
-// own serves a shard until the answer is called; that waits for the end.
+// own serves a shard until the returned function is called, which waits for the end.
 func (r *replica) own(t *testing.T, lease *shard.Lease) (giveUp func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -137,7 +137,7 @@ func TestGatherJoinsWhatTheOwnersKnow(t *testing.T) {
 	})
 }
 
-// TestAnOwnerWhoseLeaseIsOverSaysNothing: a replica that was suspended must not answer for what is
+// TestAnOwnerWhoseLeaseIsOverSaysNothing: a replica that was suspended must not respond for what is
 // another's by now.
 func TestAnOwnerWhoseLeaseIsOverSaysNothing(t *testing.T) {
 	t.Parallel()

@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// Kind says what a value may hold.
+// Kind is what a value may hold.
 type Kind int
 
 const (

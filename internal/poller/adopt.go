@@ -84,7 +84,7 @@ func (r *runner) takeOver(ctx context.Context) error {
 	page, err := r.find(ctx, intent)
 	r.doc.InboxSeq = max(page.Seq, r.doc.InboxSeq)
 	switch {
-	case unsent == intent.PollID: // our own: there was no answer to its announcement, and so no call
+	case unsent == intent.PollID: // our own: there was no response to its announcement, and so no call
 	case err == nil: // stored; only the outcome was not written any more
 		if err := r.suspectPart(ctx, intent, page); err != nil {
 			return err

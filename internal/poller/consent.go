@@ -18,7 +18,7 @@ import (
 const DefaultRenewal = 24 * time.Hour
 
 // needsConsent publishes once that a vendor user must consent again. Asking again costs no request:
-// the record says so.
+// the record shows it.
 func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequiredError) time.Duration {
 	state := StateConsentRequired
 	c := r.config()

@@ -64,7 +64,7 @@ func TestTheEndOfAConsentIsToldOnceAndThatItIsOver(t *testing.T) {
 		r.revoke()
 		eventually(t, "it is told", func() bool { return r.told(relay.KindConsentRequired) == round })
 		r.halt()
-		r.start() // what was told stays told
+		r.start() // what was reported stays reported
 		r.consentAgain(c)
 		eventually(t, "it is told to be over", func() bool { return r.told(relay.KindConsentRestored) == round })
 	}
@@ -98,7 +98,7 @@ func TestTokensOfPausedConnectionsAreRefreshed(t *testing.T) {
 	if counters.Requests[sandbox.OpPoll] != 0 || counters.SpentRefreshTokens != 0 {
 		t.Errorf("%d polls of paused connections, %d spent tokens", counters.Requests[sandbox.OpPoll], counters.SpentRefreshTokens)
 	}
-	// A consent that ends meanwhile is told, and that it is over; nothing is polled for that.
+	// A consent that ends meanwhile is reported, and that it is over; nothing is polled for that.
 	r.revoke()
 	eventually(t, "all ends are told", func() bool { return r.told(relay.KindConsentRequired) == many })
 	r.consentAgain(connections[0])

@@ -11,7 +11,7 @@ import (
 )
 
 // Something else in the queue's place is stored as it came at each poll, is no success, and is one suspected gap for as long as
-// it lasts, whatever it says: what waited at the vendor's may have gone with it.
+// it lasts, whatever it contains: what waited at the vendor's may have gone with it.
 func TestSomethingElseInTheQueuesPlaceIsOneGap(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
@@ -60,7 +60,7 @@ func TestSomethingElseInTheQueuesPlaceIsOneGap(t *testing.T) {
 	})
 }
 
-// A connection whose answer is not in the store yet says so.
+// A connection whose response is not in the store yet reports that.
 func TestAConnectionThatCannotStoreSaysSo(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})

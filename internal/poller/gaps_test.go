@@ -57,7 +57,7 @@ func TestWhoTakesOverTellsOfEarlierGaps(t *testing.T) {
 	}
 }
 
-// TestAPageThatWasCutIsAGapAlsoAfterACrash: its owner stored what it carried, and died before it could say that this was not all.
+// TestAPageThatWasCutIsAGapAlsoAfterACrash: its owner stored what it carried, and died before it could report that this was not all.
 func TestAPageThatWasCutIsAGapAlsoAfterACrash(t *testing.T) {
 	t.Parallel()
 	const whole = `[{"NotificationId":"5f0c0000-0000-4000-8000-000000000001","Topic":"PARTS.ORDER.UPDATED"}]`
@@ -89,7 +89,7 @@ func TestAPageThatWasCutIsAGapAlsoAfterACrash(t *testing.T) {
 	}
 }
 
-// A poll that was answered 401 has read nothing, whatever becomes of the refresh that follows: no gap, no new subscription.
+// A poll that got a 401 has read nothing, whatever becomes of the refresh that follows: no gap, no new subscription.
 func TestATokenEndpointThatFailsAfterA401IsNoGap(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})

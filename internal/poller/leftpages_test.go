@@ -90,7 +90,7 @@ func TestWhatWasReadIsKeptWhoeverOwnsTheConnection(t *testing.T) {
 	}
 }
 
-// TestAPageIsStoredOnceHoweverLateItIsTriedAgain: a try whose answer was lost has stored the page, and the inbox has forgotten its poll id since.
+// TestAPageIsStoredOnceHoweverLateItIsTriedAgain: a try whose response was lost has stored the page, and the inbox has forgotten its poll id since.
 func TestAPageIsStoredOnceHoweverLateItIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	s, _, writes := inbox(t)
@@ -189,7 +189,7 @@ func TestAPollThatWasNotSentIsForgotten(t *testing.T) {
 	unsent("the connection is gone", false)
 }
 
-// counting is told of operational events.
+// counting counts operational events.
 type counting struct{ told int }
 
 func (c *counting) Once(context.Context, string, relay.Kind, string, string, map[string]any, time.Time, ...string) error {
@@ -205,7 +205,7 @@ func (c *counting) Operational(context.Context, string, relay.Kind, string, stri
 func (c *counting) Suspected(string, relay.Poll) {}
 
 // TestAnAnnouncementThatIsStoredAfterAllIsNoGap: a write that was not answered may still be carried out when the store is back. Of a poll
-// announced like that nothing was sent, which its own process knows when it takes the connection anew.
+// announced like that nothing was sent, which its own process knows when it takes the connection again.
 func TestAnAnnouncementThatIsStoredAfterAllIsNoGap(t *testing.T) {
 	t.Parallel()
 	s, shut, _ := inbox(t)

@@ -11,7 +11,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// What is shown of a connection tells which one needs a consent and since when, and whether its polls are late for its own
+// What is shown of a connection names which one needs a consent and since when, and whether its polls are late for its own
 // interval. While all is well it is its age alone.
 func TestMetricsOfAConnection(t *testing.T) {
 	t.Parallel()

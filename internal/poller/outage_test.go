@@ -9,8 +9,8 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// TestAHostThatAnswersNobodyIsLeftAlone: while the vendor answers 500 to every connection, nothing is sent but a probe now and then; each
-// connection says that it fails, and none is punished for it: when the host answers again, all are polled in their turn.
+// TestAHostThatAnswersNobodyIsLeftAlone: while the vendor responds with 500 to every connection, nothing is sent but a probe now and then; each
+// connection reports that it fails, and none is punished for it: when the host responds again, all are polled in their turn.
 func TestAHostThatAnswersNobodyIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
@@ -72,7 +72,7 @@ func TestAHostThatAnswersNobodyIsLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	healed := time.Now()
-	// What a user waits for is always asked, and its answer lets the others through.
+	// What a user waits for is always asked, and its response lets the others through.
 	if _, err := audatex.NewSession(r.client, r.tokens, "a", relay.LevelSite).Whoami(t.Context()); err != nil {
 		t.Fatal(err)
 	}

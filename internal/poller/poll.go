@@ -65,7 +65,7 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 		contents := audatex.ReadContents(answer)
 		seq, fate := r.storePage(storing, page, contents)
 		switch fate {
-		case pageLeft: // the intent without an outcome tells the next owner
+		case pageLeft: // the next owner sees the intent without an outcome
 			r.adopted = false
 			return storeLeast
 		case pageGivenUp:
@@ -125,7 +125,7 @@ const (
 )
 
 // storePage stores a page that was read. Nothing is polled for the connection meanwhile, and its
-// state says so. It asks for no lease: what the vendor has given away must be kept, whoever owns
+// state shows that. It asks for no lease: what the vendor has given away must be kept, whoever owns
 // the connection by now.
 func (r *runner) storePage(ctx context.Context, page store.Page, contents audatex.Contents) (uint64, pageFate) {
 	h := newUnstoredPage(page, contents, r.doc.InboxSeq)
@@ -168,14 +168,14 @@ func (r *runner) storePage(ctx context.Context, page store.Page, contents audate
 // else was sent in the queue's place, and is stored.
 func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutcome, foreign bool) time.Duration {
 	r.p.Metrics.poll(audatex.OutcomeOf(err), outcome.Notifications)
-	// A poll that was answered 401 has read nothing. What the token endpoint says then, or fails to
-	// say, says nothing about the queue.
+	// A poll that got a 401 has read nothing. What the token endpoint sends then, or fails to
+	// send, shows nothing about the queue.
 	var vendor *audatex.Error
 	ofPoll := errors.As(err, &vendor) && vendor.Operation == audatex.OpPoll
 	lost, gone := ofPoll && vendor.AnswerLost || errors.Is(err, errNeverFits), ofPoll && vendor.Outcome == audatex.NotFound
 	if (lost || gone) && !r.lease.Valid() {
 		// Only the owner publishes a gap, and whether that is still we is not known: the intent
-		// without an outcome tells it.
+		// without an outcome shows it.
 		r.adopted = false
 		return storeLeast
 	}
@@ -244,7 +244,7 @@ func (r *runner) handleUnsent(ctx context.Context, err error) time.Duration {
 	if ctx.Err() != nil || r.lost || !r.adopted {
 		return storeLeast
 	}
-	if store.InTrouble(err) || errors.Is(err, errLate) { // says nothing about the vendor: the schedule stays as it is
+	if store.InTrouble(err) || errors.Is(err, errLate) { // shows nothing about the vendor: the schedule stays as it is
 		return r.blocked()
 	}
 	if audatex.NotAsked(err) {
@@ -319,7 +319,7 @@ func (r *runner) saveLate(ctx context.Context) error {
 // seenAfter notes for the metrics how the last poll left the connection.
 func (r *runner) seenAfter(ctx context.Context, state State) {
 	_, good := r.p.Session(r.config()).TokenRefreshedAt()
-	if state == StateActive && good && r.doc.ConsentPublishedFor == nil { // its record says nothing else
+	if state == StateActive && good && r.doc.ConsentPublishedFor == nil { // its record has nothing else
 		r.set(func(s *seen) {
 			s.state, s.polledAt, s.consentSince, s.noToken = state, time.Now(), time.Time{}, false
 		})

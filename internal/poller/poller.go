@@ -60,7 +60,7 @@ type Config struct {
 	// intent of another process is then a dead one's, and nobody waits for its deadline.
 	Exclusive bool
 	// Grace is how long a page that was read is tried to be stored after the shard was given up or
-	// the relay told to stop.
+	// the relay asked to stop.
 	Grace   time.Duration
 	Log     *slog.Logger
 	Metrics *Metrics

@@ -54,7 +54,7 @@ type rig struct {
 	mu    sync.Mutex
 	deaf  bool // the log takes no events
 	kinds []relay.Kind
-	gaps  []relay.Poll // the documents that the reconciler was told of
+	gaps  []relay.Poll // the documents that were announced to the reconciler
 	log   bytes.Buffer // of the poller
 }
 
@@ -99,7 +99,7 @@ func (r *rig) Suspected(_ string, doc relay.Poll) {
 	r.gaps = append(r.gaps, doc)
 }
 
-// wanted returns the causes for which open orders were to be read again, in their order.
+// wanted returns the causes for which open orders had to be read again, in their order.
 func (r *rig) wanted() (causes []relay.ReconcileCause) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -328,7 +328,7 @@ func TestASubscriptionThatIsThereIsAdopted(t *testing.T) {
 	if doc, _, err := r.store.Polls.Get(t.Context(), "a"); err != nil || !doc.SubscriptionAdopted {
 		t.Fatalf("poll document %+v, %v", doc, err)
 	}
-	r.start() // what was told stays told
+	r.start() // what was reported stays reported
 	eventually(t, "it is polled again", func() bool { return r.sandbox.Counters().Requests[sandbox.OpPoll] > 3 })
 	if n := r.told(relay.KindSubscriptionAdopted); n != 1 {
 		t.Errorf("told %d times", n)

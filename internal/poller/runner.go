@@ -23,7 +23,7 @@ const (
 	// takeOverEach is how long each of many has, however short their intervals are.
 	maxJitter    = 30 * time.Second
 	takeOverEach = time.Millisecond
-	// While the store does not answer, the waits between tries grow from storeLeast to storeMost.
+	// While the store does not respond, the waits between tries grow from storeLeast to storeMost.
 	storeLeast = 200 * time.Millisecond
 	storeMost  = 5 * time.Second
 )
@@ -182,7 +182,7 @@ func (r *runner) pollOnce(ctx context.Context) time.Duration {
 	return r.poll(ctx, storing)
 }
 
-// applySettings keeps the schedule at what the connection's document says.
+// applySettings keeps the schedule as the connection's document has it.
 func (r *runner) applySettings() {
 	r.plan.interval = r.interval()
 	r.plan.sooner = min(r.p.Sooner, r.plan.interval)
@@ -262,7 +262,7 @@ func (r *runner) pause(failures int) time.Duration {
 	return d*9/10 + rand.N(d/5+1)
 }
 
-// storeWait is the time to the next try of a store that does not answer. It is all jitter: when the
+// storeWait is the time to the next try of a store that does not respond. It is all jitter: when the
 // store is back, ten thousand connections must not be.
 func (r *runner) storeWait() time.Duration {
 	r.storeFailures++

@@ -17,7 +17,7 @@ type fleet struct {
 	replicas []*pace
 	each     []*simulated
 	queue    []*simulated // by the time of their next look
-	vendor   bool         // answers
+	vendor   bool         // responses
 	store    bool         // takes writes
 	short    bool         // the budget
 	polls    []time.Time
@@ -261,7 +261,7 @@ func TestPollsOfTenThousandConnectionsAreSpread(t *testing.T) {
 }
 
 // TestPollsComeSoonerForAWhile: once a minute from the first on, wherever in the minute that was; no more often, not at all under a short
-// budget, and never sooner than a shorter interval says.
+// budget, and never sooner than a shorter interval allows.
 func TestPollsComeSoonerForAWhile(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -10,17 +10,17 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Topic is what is subscribed to unless Config says otherwise.
+// Topic is what is subscribed to unless Config names another topic.
 const Topic = audatex.DefaultTopic
 
-// subscribedSlack is how far the vendor's clock may be from ours when it says when a subscription was made.
+// subscribedSlack is how far the vendor's clock may be from ours when it reports the time of a subscription.
 const subscribedSlack = 10 * time.Minute
 
 // subscribe makes notifications queue up, or takes the subscription there is. It returns false and
 // a wait when it could not.
 //
 // Before the vendor is asked the document records that: a subscription that is found later is ours
-// if an earlier try of ours ended without an answer and it was made since then. Of any other nobody
+// if an earlier try of ours ended without a response and it was made since then. Of any other nobody
 // here has a record: another program may be reading the same queue.
 func (r *runner) subscribe(ctx context.Context, c relay.Connection) (time.Duration, bool) {
 	unclear := r.doc.SubscribingSince // of an earlier try

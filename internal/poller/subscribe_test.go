@@ -43,7 +43,7 @@ func TestATopicThatIsNotEnabledIsNamedWithThoseThereAreAndAskedForAgain(t *testi
 	}
 }
 
-// A subscription whose answer was lost on the way is found there later, and is the relay's own all the same.
+// A subscription whose response was lost on the way is found there later, and is the relay's own all the same.
 func TestASubscriptionWhoseAnswerWasLostIsOurs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
@@ -70,7 +70,7 @@ func TestASubscriptionWhoseAnswerWasLostIsOurs(t *testing.T) {
 	}
 }
 
-// A connection that has a subscription keeps it when the setting names another topic: nothing that waits is lost by a slip. The log says so.
+// A connection that has a subscription keeps it when the setting names another topic: nothing that waits is lost by a slip. The log has a line about it.
 func TestAnotherTopicIsToldAndLeavesSubscriptionsAlone(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})

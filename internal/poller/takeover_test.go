@@ -95,7 +95,7 @@ func (r *rig) announced(id string, in relay.PollIntent) relay.Connection {
 	return c
 }
 
-// A poll of another process has ended by its deadline, whatever the clocks say, and nobody polls before.
+// A poll of another process has ended by its deadline, whatever the clocks show, and nobody polls before.
 func TestTheIntentOfAnotherProcessIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	const soon, late = 1500 * time.Millisecond, 30 * time.Minute // the second is not waited for
@@ -388,7 +388,7 @@ func TestHandOverUnderLoad(t *testing.T) {
 	}
 }
 
-// Taking over is cut off before and after each of its writes: the next owner tells of the gap if nobody has, and polls.
+// Taking over is cut off before and after each of its writes: the next owner reports the gap if nobody has, and polls.
 func TestTakingOverIsCutOffAtEveryWrite(t *testing.T) {
 	t.Parallel()
 	for _, after := range []bool{false, true} {

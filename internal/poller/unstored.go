@@ -19,11 +19,11 @@ const (
 	leastBody = 16 << 10
 )
 
-// errNeverFits means that the store does not even take the smallest part of an answer. No later try
+// errNeverFits means that the store does not even take the smallest part of a response. No later try
 // succeeds.
 var errNeverFits = errors.New("it does not fit in the store, in however small parts")
 
-// unstoredPage is an answer of the vendor's queue that is nowhere but in memory until the inbox has
+// unstoredPage is a response of the vendor's queue that is nowhere but in memory until the inbox has
 // all of it. One that is too large for a message is stored in parts, one after the other. Each is a
 // page by itself and holds whole notifications, so the resolver need not know of it; all parts but
 // the last are marked, so that a poll of which the last is missing is known not to be stored
@@ -36,7 +36,7 @@ type unstoredPage struct {
 	from  int
 	to    int
 	parts int       // stored
-	most  int       // 0, or the largest body that a part may have, whatever the server says
+	most  int       // 0, or the largest body that a part may have, whatever limit the server reports
 	after uint64    // the connection's last page before next, 0 if there was none
 	since time.Time // when next was tried first
 	tries int       // of next
@@ -51,7 +51,7 @@ func newUnstoredPage(page store.Page, contents audatex.Contents, after uint64) *
 	return &unstoredPage{page: page, contents: contents, next: page, to: len(contents.List), after: after}
 }
 
-// put tries to store the answer, each part once however often put is called, and returns where the last
+// put tries to store the response, each part once however often put is called, and returns where the last
 // part is. Every error but errNeverFits is worth another try.
 func (p *Poller) put(ctx context.Context, h *unstoredPage) (uint64, error) {
 	for {
@@ -78,8 +78,8 @@ func (p *Poller) put(ctx context.Context, h *unstoredPage) (uint64, error) {
 	}
 }
 
-// putNext stores the next part. A try whose answer was lost may have stored it, and later than the inbox's
-// own memory of messages lasts only the inbox itself can say.
+// putNext stores the next part. A try whose response was lost may have stored it, and later than the inbox's
+// own memory of messages lasts only the inbox itself can show.
 func (p *Poller) putNext(ctx context.Context, h *unstoredPage) (uint64, error) {
 	find := func() (store.Page, error) {
 		return p.Store.Inbox.Find(ctx, h.page.Connection, h.after+1, func(there store.Page) bool {

@@ -213,7 +213,7 @@ func TestOlderReadingNeverFollowsNewer(t *testing.T) {
 	}
 }
 
-// A stored event whose answer was lost is found in the log and not made again.
+// A stored event whose response was lost is found in the log and not made again.
 func TestHiddenAnswer(t *testing.T) {
 	t.Parallel()
 	var hide sync.Map
@@ -240,7 +240,7 @@ func TestHiddenAnswer(t *testing.T) {
 	if len(list) != 3 || len(list[2].data.Changes) != 1 || list[2].data.Revision != 3 {
 		t.Errorf("events: %+v", list)
 	}
-	// The document's own write may lose its answer as well.
+	// The document's own write may lose its response as well.
 	before, _ := state(t, s)
 	hides := 0
 	s2 := open(t, natstest.Start(t), store.Gate{After: func(w store.Write) error {
@@ -466,7 +466,7 @@ func TestOperational(t *testing.T) {
 	}
 }
 
-// The log says of each event what filters look at, without its body: the status that was read, and whether something changed.
+// The log has of each event what filters look at, without its body: the status that was read, and whether something changed.
 func TestEventsCarryStatusAndChange(t *testing.T) {
 	t.Parallel()
 	s := open(t, natstest.Start(t), store.Gate{})

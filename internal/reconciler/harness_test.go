@@ -346,7 +346,7 @@ type details struct {
 	UnreadableOrders []string
 }
 
-// reconciled returns the details of the events that tell of a connection's runs.
+// reconciled returns the details of the events about a connection's runs.
 func (w *world) reconciled(connection string) []details {
 	w.t.Helper()
 	stored, _, err := w.store.Events.Scan(context.Background(), 0,

@@ -17,7 +17,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// The waits between attempts while the store does not answer.
+// The waits between attempts while the store does not respond.
 const (
 	storeLeast = 200 * time.Millisecond
 	storeMost  = 5 * time.Second

@@ -18,7 +18,7 @@ func TestSiteOfAVendorSite(t *testing.T) {
 	}
 }
 
-// The consent of one site is of one site, also where a notification names none. Nothing else tells
+// The consent of one site is of one site, also where a notification names none. Nothing else shows
 // which of several it is, and what names another is not of this one.
 func TestSiteOfANotificationThatNamesNone(t *testing.T) {
 	t.Parallel()

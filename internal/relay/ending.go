@@ -3,7 +3,7 @@ package relay
 import "time"
 
 // longestNotice is the notice of a long life. The last quarter of a short one is shorter: what is made for a few days
-// is replaced more often, and would else be told of from the moment it is made.
+// is replaced more often, and would else be reported from the moment it is made.
 const longestNotice = 30 * 24 * time.Hour
 
 // ActBeforeEnd is how long before an end the alerts and relay doctor want somebody to act, within the notice. It is

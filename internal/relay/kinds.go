@@ -5,7 +5,7 @@ import "strings"
 // Kind is the subject of an operational event. Its type is OperationalPrefix + Kind.
 type Kind string
 
-// The operational events. The table below says who may see which.
+// The operational events. The table below has who may see which.
 const (
 	KindConsentRequired     Kind = "consent-required"
 	KindConsentRestored     Kind = "consent-restored"
@@ -30,7 +30,7 @@ const (
 	// shared: everybody who may see the event's site.
 	shared audience = iota
 	// private: the client that details.client and details.clientGeneration name, for any site. Nobody on NATS, where
-	// nobody can tell whose it is.
+	// it is unknown whose it is.
 	private
 	// privateToOthers: as private, but never delivered to the callback that it is about.
 	privateToOthers

@@ -92,7 +92,7 @@ type RetryOutcome int
 const (
 	RetryResolved    RetryOutcome = iota // its event is in the log, and it is no longer unresolved
 	RetryNotFound                        // there is no such unresolved notification
-	RetryRefused                         // it still cannot be resolved, and stays; the error says why
+	RetryRefused                         // it still cannot be resolved, and stays; the error is the reason
 	RetryUnavailable                     // the vendor or the store cannot be asked now
 )
 

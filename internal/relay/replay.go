@@ -2,7 +2,7 @@ package relay
 
 import "time"
 
-// ReplayState says whether a replay is under way, or how it has ended.
+// ReplayState is whether a replay is under way, or how it has ended.
 type ReplayState string
 
 // The states of a replay.

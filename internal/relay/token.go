@@ -39,7 +39,7 @@ type TokenRecord struct {
 	Generation string `json:"generation"`
 }
 
-// RefreshIntent records that RefreshToken may be spent: a refresh was started and its answer is not
+// RefreshIntent records that RefreshToken may be spent: a refresh was started and its response is not
 // stored.
 type RefreshIntent struct {
 	ID string

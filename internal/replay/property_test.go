@@ -14,9 +14,9 @@ import (
 // bubbled hides what may not be called of a testing.T in a synctest bubble.
 type bubbled struct{ testing.TB }
 
-// Whatever the receiver answers, whatever becomes of the callback and its client, and wherever replicas die: the events
+// Whatever the receiver responds, whatever becomes of the callback and its client, and wherever replicas die: the events
 // of an order come in order, none is sent again once its end is recorded, nothing is sent while the callback is halted
-// or to where it was before, what has ended is what the records say, and in the end everything has ended.
+// or to where it was before, what has ended is what the records have, and in the end everything has ended.
 func TestAReplayKeepsItsPromises(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -24,7 +24,7 @@ import (
 
 // Callbacks is what the Replayer needs of the part that delivers to the same callbacks.
 type Callbacks interface {
-	// Gone disables a callback whose receiver has answered 410, unless it has been resumed more often than that.
+	// Gone disables a callback whose receiver has responded with 410, unless it has been resumed more often than that.
 	Gone(callback, generation string, resumed int)
 }
 
@@ -156,7 +156,7 @@ func (r *Replayer) wake(pass func(w *runner) bool) {
 	}
 }
 
-// Answers makes everything due that the replays of a callback have waiting: a test has shown that its receiver answers.
+// Answers makes everything due that the replays of a callback have waiting: a test has shown that its receiver responds.
 func (r *Replayer) Answers(callback, generation string) {
 	r.wake(func(w *runner) bool {
 		mine := w.callback == callback && w.generation == generation

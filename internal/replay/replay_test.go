@@ -165,7 +165,7 @@ func (w *world) until(what string, holds func() bool) {
 // replica is one at work on the shard of the callback.
 type replica struct {
 	*replay.Replayer
-	gone    chan string // callbacks whose receiver has answered 410
+	gone    chan string // callbacks whose receiver has responded with 410
 	shut    atomic.Bool
 	refused atomic.Int32 // writes, while it was shut
 	stop    func()
@@ -277,7 +277,7 @@ func TestARefusedOrderFails(t *testing.T) {
 	}
 }
 
-// A receiver that answers 410 has the callback disabled, and the replay waits. It is removed with
+// A receiver that responds with 410 has the callback disabled, and the replay waits. It is removed with
 // its callback.
 func TestAReplayWaitsForItsCallback(t *testing.T) {
 	t.Parallel()

@@ -60,7 +60,7 @@ type runner struct {
 	results chan *attempt
 	flying  int
 	changed chan struct{} // the document may have changed
-	answers atomic.Bool   // a test has shown that the receiver answers
+	answers atomic.Bool   // a test has shown that the receiver responds
 	retryAt time.Time     // nothing is read or taken before
 
 	recorder *delivery.Recorder
@@ -139,7 +139,7 @@ func (w *runner) refresh(ctx context.Context) bool {
 }
 
 // work delivers what the replay selects. It returns nil once the replay has ended or ctx has, and
-// everything that is to be stored of it is. It fails while ctx lasts only with errFenced: nothing
+// everything that must be stored of it is. It fails while ctx lasts only with errFenced: nothing
 // that has ended is forgotten.
 func (w *runner) work(ctx context.Context) error {
 	turns, stopTurns := context.WithCancel(ctx)
@@ -230,7 +230,7 @@ func (w *runner) complete() bool {
 	return w.cur.ReadFrom() > w.doc.Through && w.page.through == 0 && w.flying == 0 && w.cur.Unsettled() == 0 && w.cur.Lanes() == 0
 }
 
-// hurry makes everything due if a test has shown that the receiver answers.
+// hurry makes everything due if a test has shown that the receiver responds.
 func (w *runner) hurry() {
 	if w.answers.Swap(false) {
 		w.cur.Answers(time.Now())
@@ -268,7 +268,7 @@ func (w *runner) take(there relay.Replay, revision uint64) {
 	}
 }
 
-// finish stores what is to be stored once nothing is under way. While ctx lasts, it tries again until
+// finish stores what must be stored once nothing is under way. While ctx lasts, it tries again until
 // that succeeds or a later owner is found; when the shard is given up, some times more.
 func (w *runner) finish(ctx context.Context) error {
 	for ctx.Err() == nil {
@@ -308,7 +308,7 @@ func (w *runner) conclude(ctx context.Context) error {
 	return w.end(ctx)
 }
 
-// countUnread counts as skipped what was selected when the replay began and was no longer when it was to be read: the
+// countUnread counts as skipped what was selected when the replay began and was no longer when its turn to be read came: the
 // callback has become narrower meanwhile, or the events have left the log. There are no records of these.
 func (w *runner) countUnread() {
 	if w.doc.Matched == nil {

@@ -42,7 +42,7 @@ func TestAHaltedReplayRests(t *testing.T) {
 	}
 }
 
-// What waits to be sent again is due once a test has shown that the receiver answers.
+// What waits to be sent again is due once a test has shown that the receiver responds.
 func TestASuccessfulTestHurriesAReplay(t *testing.T) {
 	t.Parallel()
 	r := &Replayer{c: Config{Schedule: []time.Duration{time.Hour}}, working: map[*runner]struct{}{}}
@@ -87,7 +87,7 @@ func (o *oneReplay) Current(_ context.Context, keys []string) []store.Present[re
 	return []store.Present[relay.Replay]{now}
 }
 
-// A replay whose client is missing looks for it ever less often, and at once when something has changed. The log says once
+// A replay whose client is missing looks for it ever less often, and at once when something has changed. The log has once
 // that it waits.
 func TestAReplayWithoutItsClientRests(t *testing.T) {
 	t.Parallel()

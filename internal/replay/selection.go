@@ -99,7 +99,7 @@ func intersection(a, b []string) (both []string, none bool) {
 	return both, len(both) == 0
 }
 
-// matches reports whether an event of the range is to be replayed.
+// matches reports whether an event of the range must be replayed.
 func (s *selection) matches(ev *delivery.Event) bool {
 	return s.narrowed != nil && s.narrowed.Matches(ev) && s.callback.Matches(ev) && (s.only == nil || s.only.has(ev.Seq))
 }

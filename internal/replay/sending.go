@@ -128,7 +128,7 @@ func (w *runner) judge(a *attempt) {
 	}
 }
 
-// goneAgain is how long a replay waits for a callback to be disabled whose receiver has answered 410.
+// goneAgain is how long a replay waits for a callback to be disabled whose receiver has responded with 410.
 const goneAgain = time.Second
 
 // notMade puts back what was taken for an attempt that was not made.

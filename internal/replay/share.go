@@ -30,7 +30,7 @@ type share struct {
 	members int // of: guarded by shares.mu
 
 	turn      chan struct{} // has room for the one attempt that may begin next
-	since     time.Time     // from when on it waits as long as the rate says; of whoever has the turn
+	since     time.Time     // from when on it waits as long as the rate demands; of whoever has the turn
 	allowance *capacity.Allowance
 
 	mu      sync.Mutex

@@ -41,7 +41,7 @@ type simWorld struct {
 	w                           *runner
 	turns, life                 context.Context
 	stopTurns, stopLife, noLive func()
-	gone                        chan struct{} // the receiver has answered 410
+	gone                        chan struct{} // the receiver has responded with 410
 
 	poisoned map[string]bool // orders that the receiver refuses
 	narrowed bool            // the callback was to get less for a while

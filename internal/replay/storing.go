@@ -153,7 +153,7 @@ func (w *runner) storeDocument(ctx context.Context) error {
 
 // load takes the replay on: whoever else may still be writing for it is fenced off by writing its
 // cursor and its document under the lease's epoch. It is not ready if it has ended meanwhile: then
-// only that is to be stored.
+// only that must be stored.
 func (w *runner) load(ctx context.Context) (ready bool, err error) {
 	if w.doc.Running() && !w.clientKnown() {
 		return false, errUnknown

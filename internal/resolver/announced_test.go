@@ -8,13 +8,13 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestAnnouncedPagesAreAllThereAre: whatever was told of and forgotten, a list that is said to be complete holds every page above the one
+// TestAnnouncedPagesAreAllThereAre: whatever was announced and forgotten, a list that is reported as complete holds every page above the one
 // read.
 func TestAnnouncedPagesAreAllThereAre(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		var a announced
-		var there, told []uint64 // pages of the inbox, and those of them that the tail has told of
+		var there, told []uint64 // pages of the inbox, and those of them that the tail has announced
 		read := uint64(0)
 		for range rapid.IntRange(1, 300).Draw(t, "moves") {
 			switch rapid.SampledFrom([]string{"page", "page", "tell", "tell", "read"}).Draw(t, "move") {

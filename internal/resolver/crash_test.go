@@ -13,7 +13,7 @@ import (
 )
 
 // cutter cuts a program off its store at one of its writes, as a crash right there would: before it was sent, or after it was stored and before
-// the answer came. Nothing is written after.
+// the response came. Nothing is written after.
 type cutter struct {
 	mu     sync.Mutex
 	at     int    // the write to cut at, from 1

@@ -135,7 +135,7 @@ func TestChangingPagesInTheQueuesPlaceAreBounded(t *testing.T) {
 	}
 }
 
-// Wherever a crash or a lost answer falls, nothing that came is counted twice or not at all, and it is told.
+// Wherever a crash or a lost response falls, nothing that came is counted twice or not at all, and it is reported.
 func TestTheCountSurvivesCrashes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -31,11 +31,11 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, natstest.Leftovers()...)
 }
 
-// vendor answers orders out of a map. Every GET is noted with its beginning.
+// vendor serves orders out of a map. Every GET is noted with its beginning.
 type vendor struct {
 	mu     sync.Mutex
 	orders map[string]string
-	fail   func(connection, order string) error // consulted before each answer
+	fail   func(connection, order string) error // consulted before each response
 	during func(connection, order string)       // called while a GET is under way, without the lock
 	turn   func(ctx context.Context) error      // waits for its turn, as for the budget; nil: it is there
 	gets   []get
@@ -170,7 +170,7 @@ func (r *rig) connect(id, site string) {
 	}
 }
 
-// page stores a page for a connection of a site and answers its sequence.
+// page stores a page for a connection of a site and returns its sequence.
 func (r *rig) page(connection, site string, notifications ...string) uint64 {
 	r.t.Helper()
 	p := store.Page{
@@ -194,7 +194,7 @@ func (r *rig) config(s *store.Store) resolver.Config {
 	}
 }
 
-// run starts a resolver that holds every shard under epoch 1, and answers how to stop it.
+// run starts a resolver that holds every shard under epoch 1, and returns how to stop it.
 func (r *rig) run(c resolver.Config) (stop func()) {
 	r.t.Helper()
 	return r.work(resolver.New(c), 1)
@@ -234,7 +234,7 @@ type told struct {
 	data relay.OrderData
 }
 
-// events answers every event of an order at a site.
+// events returns every event of an order at a site.
 func (r *rig) events(site, order string) []told {
 	r.t.Helper()
 	stored, _, err := r.store.Events.Scan(r.t.Context(), 0, []string{topology.OrderFilter(site, order)}, 10_000)
@@ -267,7 +267,7 @@ func (r *rig) unresolved() []relay.Unresolved {
 	return docs
 }
 
-// operational answers how many operational events of a kind the log has.
+// operational returns how many operational events of a kind the log has.
 func (r *rig) operational(kind relay.Kind) int {
 	r.t.Helper()
 	stored, _, err := r.store.Events.Scan(r.t.Context(), 0, []string{topology.OperationalSubject("*", string(kind), "*")}, 10_000)

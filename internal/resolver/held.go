@@ -57,7 +57,7 @@ func (r *Resolver) receivedAside(of []storedAside) []relay.Received {
 	return receivedOf(items, now.Sub)
 }
 
-// fetchTimed reads an order from the vendor, and adds the time that its answer took to what the notifications have
+// fetchTimed reads an order from the vendor, and adds the time that its response took to what the notifications have
 // waited for the vendor. The time in which the request waited for its turn within the relay's own rate does not count.
 func (r *Resolver) fetchTimed(ask fetchOrder, order string, waiting []relay.Received) (json.RawMessage, error) {
 	var began time.Time

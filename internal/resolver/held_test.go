@@ -9,7 +9,7 @@ import (
 	"github.com/audatex-relay/relay/internal/audatex"
 )
 
-// An event says for how long the vendor has held it back: while it did not answer, and while it took its time.
+// An event has for how long the vendor has held it back: while it did not respond, and while it took its time.
 func TestHeldByTheVendor(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -8,7 +8,7 @@ import (
 )
 
 // Prepare sets every cursor that is beyond the end of the inbox back to that end. After a power cut or
-// a restore the inbox may end earlier than a cursor says, and its next pages would be passed over.
+// a restore the inbox may end before a cursor's position, and its next pages would be passed over.
 // Every replica does so for all cursors, before it holds any shard.
 func (r *Resolver) Prepare(ctx context.Context) error {
 	if r.prepared {

@@ -30,7 +30,7 @@ type item struct {
 	index      int
 	site       string // "" if the vendor's site id is not mapped
 	order      string // "" if none could be taken
-	reason     reason // why it cannot be resolved whatever the vendor says; "" if it can
+	reason     reason // why it cannot be resolved whatever the vendor responds; "" if it can
 	detail     string
 	info       relay.NotificationInfo
 	raw        []byte

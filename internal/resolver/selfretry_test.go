@@ -96,7 +96,7 @@ func TestNotificationsThatNameNoSite(t *testing.T) {
 	if want := map[string]string{"single": "9999 site-unknown", "group": " site-unknown"}; !maps.Equal(waiting, want) {
 		t.Errorf("%v wait, want %v", waiting, want)
 	}
-	// A page that does not say whose consent it came by: the connection does, and it is retried by itself.
+	// A page that does not name whose consent it came by: the connection does, and it is retried by itself.
 	put("single", "", at(two, ""))
 	eventually(t, "it is resolved", func() bool { return len(r.inboxRefs("leeds", two)) == 1 })
 }
@@ -114,7 +114,7 @@ func (r *rig) inboxRefs(site, order string) (refs []store.InboxRef) {
 	return refs
 }
 
-// siteUnknown answers which vendor sites were told to be unknown.
+// siteUnknown returns which vendor sites were reported as unknown.
 func (r *rig) siteUnknown(connection string) (sites []string) {
 	r.t.Helper()
 	stored, _, err := r.store.Events.Scan(r.t.Context(), 0, []string{topology.OperationalSubject("_", string(relay.KindSiteUnknown), connection)}, 10_000)

@@ -62,7 +62,7 @@ func (p *replica) own(connection string, epoch uint64) (lease *shardtest.Manual,
 	return lease, giveUp
 }
 
-// document answers a connection's stored cursor.
+// document returns a connection's stored cursor.
 func (r *rig) document(connection string) cursor.Document {
 	d, _, err := r.store.Cursors.Get(r.t.Context(), store.InboxCursors.Key(connection))
 	if err != nil {
@@ -352,7 +352,7 @@ func TestACursorThatMovesWhileItIsTakenOver(t *testing.T) {
 }
 
 // Ten thousand connections are taken on together: their cursors and lanes in a few readings, and written under the new epoch in one
-// go. RELAY_TEST_CONNECTIONS says how many there are.
+// go. RELAY_TEST_CONNECTIONS is how many there are.
 func TestManyConnectionsAreTakenOnTogether(t *testing.T) {
 	t.Parallel()
 	connections := 600

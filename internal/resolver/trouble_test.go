@@ -211,7 +211,7 @@ func TestStoreTrouble(t *testing.T) {
 	}
 }
 
-// A consent that has ended, or a client the token endpoint refuses, says nothing about an order: it is held past the hour.
+// A consent that has ended, or a client the token endpoint refuses, shows nothing about an order: it is held past the hour.
 func TestConsentHolds(t *testing.T) {
 	t.Parallel()
 	for name, err := range map[string]error{

@@ -17,7 +17,7 @@ import (
 type batchOutcome int
 
 const (
-	// batchResolved: the vendor has answered. Every notification has its event, or is in relay_unresolved
+	// batchResolved: the vendor has responded. Every notification has its event, or is in relay_unresolved
 	// because the event is too large.
 	batchResolved batchOutcome = iota
 	// batchHandled: every notification has its event or is in relay_unresolved. The vendor was not asked.
@@ -107,7 +107,7 @@ func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, hel
 		}
 	}
 	if outcome == readUnavailable && (errors.Is(err, errLapsed) || errors.Is(err, context.Canceled)) {
-		return result{outcome: batchStopped} // says nothing about the vendor
+		return result{outcome: batchStopped} // shows nothing about the vendor
 	}
 	return r.judge(ctx, b, waiting, outcome, err)
 }
@@ -144,7 +144,7 @@ type reading int
 const (
 	readPublished   reading = iota // every notification has its event
 	readUnnecessary                // every notification had its event already
-	readRefused                    // the vendor answers, but gives no such order; the error says why
+	readRefused                    // the vendor responds, but has no such order; the error is the reason
 	readUnavailable                // the vendor cannot be asked now
 	readUnfit                      // the order cannot become an event
 	readTooLarge                   // the order, or its event, is larger than the log takes

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// told is one thing that the watch says.
+// told is one thing that the watch reports.
 type told struct {
 	entry store.Entry[relay.Connection]
 	ready bool
@@ -197,7 +197,7 @@ func TestRunnersComeAndGoWithConnectionsAndShards(t *testing.T) {
 		if w := b.at("leeds"); w != first || w.changes != 1 || w.now.PollIntervalSeconds != 2 {
 			t.Fatalf("changed: %+v", w)
 		}
-		b.put("leeds", "g2", 2) // made anew under the same id
+		b.put("leeds", "g2", 2) // made again under the same id
 		second := b.at("leeds")
 		if second == first || second == nil || b.ran(second) || !second.fresh {
 			t.Fatalf("made anew, before the runner of the old one has ended: %+v", second)
@@ -301,7 +301,7 @@ func TestAWatchThatIsLostIsTakenUpAgain(t *testing.T) {
 		w := b.at("leeds")
 		b.tell(told{end: errors.New("lost")})
 
-		b.tell(told{entry: leeds}) // told again, and unchanged
+		b.tell(told{entry: leeds}) // reported again, and unchanged
 		b.tell(told{bad: "leeds-2"})
 		b.ready()
 		if b.at("leeds") != w || w.changes != 0 {

@@ -74,7 +74,7 @@ func TestATurnIsTakenWhenItIsDueAndWhenItIsWanted(t *testing.T) {
 	})
 }
 
-// What is told during a turn may have come too late for it.
+// What is reported during a turn may have come too late for it.
 func TestATaskThatIsWokenAtItsTurnHasAnother(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

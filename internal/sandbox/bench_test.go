@@ -8,7 +8,7 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// sink takes an answer without a network: what remains is the sandbox's own cost.
+// sink takes a response without a network: what remains is the sandbox's own cost.
 type sink struct{ header http.Header }
 
 func (s *sink) Header() http.Header         { return s.header }

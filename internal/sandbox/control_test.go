@@ -21,7 +21,7 @@ func TestControlAPI(t *testing.T) {
 	for _, row := range []struct {
 		name, method, path, body string
 		status                   int
-		want                     string // part of the answer
+		want                     string // part of the response
 	}{
 		{"grant", "POST", "/grants", `{"level":"company","sites":["4711","4712"],"companyCode":"ACME"}`, 201,
 			`{"id":"grant-2","refreshToken":"rt-`},

@@ -205,7 +205,7 @@ func (s *Sandbox) Subscriptions() []Subscription {
 	return list
 }
 
-// RemoveSubscription removes a subscription without telling its owner, with everything that waits
+// RemoveSubscription removes a subscription without its owner's knowledge, with everything that waits
 // in it. It returns ErrNoSubscription if there is no such subscription.
 func (s *Sandbox) RemoveSubscription(id string) error {
 	s.mu.Lock()

@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// read is what an answer, as it comes over a connection, is taken for.
+// read is what a response, as it comes over a connection, is taken for.
 type read struct {
 	status   int
 	reason   string
@@ -50,9 +50,9 @@ func readAnswer(t *testing.T, src io.Reader) (got read) {
 	return got
 }
 
-// FuzzAnswer reads answers of receivers and compares with net/http. Both must accept the same
-// answers, with the same status. A connection may only be used again if net/http too finds that the
-// answer has ended and nothing is left.
+// FuzzAnswer reads responses of receivers and compares with net/http. Both must accept the same
+// responses, with the same status. A connection may only be used again if net/http too finds that the
+// response has ended and nothing is left.
 func FuzzAnswer(f *testing.F) {
 	for _, seed := range []string{
 		"HTTP/1.1 204 No Content\r\n\r\n",
@@ -97,7 +97,7 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// netHTTP reads an answer with net/http, passing over interim ones.
+// netHTTP reads a response with net/http, passing over interim ones.
 func netHTTP(r *bufio.Reader) (*http.Response, error) {
 	for range maxInterim + 1 {
 		resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodPost})

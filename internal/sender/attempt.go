@@ -69,12 +69,12 @@ func (o Outcome) String() string {
 	return "outcome_" + strconv.Itoa(int(o))
 }
 
-// Overloaded reports whether the receiver, or what stands before it, has said that it cannot take so much now.
+// Overloaded reports whether the receiver, or what stands before it, has signalled that it cannot take so much now.
 func (a *Attempt) Overloaded() bool {
 	return asksToWait(a.Status) && (a.Outcome == Throttled || a.Outcome == Refused)
 }
 
-// asksToWait reports whether a status means that a server, or what stands before it, cannot answer for now. Its
+// asksToWait reports whether a status means that a server, or what stands before it, cannot respond for now. Its
 // Retry-After is honoured.
 func asksToWait(status int) bool {
 	switch status {
@@ -131,7 +131,7 @@ func (a *Attempt) answered(h *head) {
 		a.RetryAfter = wait
 		if code == http.StatusTooManyRequests || ok && code == http.StatusServiceUnavailable {
 			a.fail(Throttled, status)
-		} else { // a gateway that fails, whatever it says about when to come back
+		} else { // a gateway that fails, whatever it asks about when to come back
 			a.fail(Refused, status)
 		}
 	case code >= 300 && code <= 399:

@@ -110,7 +110,7 @@ func TestConnectionsServeOneCallbackAtOneURL(t *testing.T) {
 	}
 }
 
-// What an answer leaves behind settles no other event: each text is the answer to the first event
+// What a response leaves behind settles no other event: each text is the response to the first event
 // and brings with it what would be a success for the second, which is refused with 500.
 func TestLeftoverBytesSettleNoOtherEvent(t *testing.T) {
 	t.Parallel()
@@ -239,7 +239,7 @@ func TestDistrustIsOfOneCallbackAtOneURL(t *testing.T) {
 	}
 }
 
-// An answer counts though the receiver reads neither the request nor anything later; its connection
+// A response counts though the receiver reads neither the request nor anything later; its connection
 // is not used again.
 func TestEarlyAnswers(t *testing.T) {
 	t.Parallel()
@@ -288,7 +288,7 @@ func TestEarlyAnswers(t *testing.T) {
 	}
 }
 
-// An answer counts although its receiver has read nothing, or closes its side early.
+// A response counts although its receiver has read nothing, or closes its side early.
 func TestAnswerWithoutReading(t *testing.T) {
 	t.Parallel()
 	s := newSender(t, nil)
@@ -306,7 +306,7 @@ func TestAnswerWithoutReading(t *testing.T) {
 	}
 }
 
-// Nor is an answer lost with the connection that its receiver closes without reading.
+// Nor is a response lost with the connection that its receiver closes without reading.
 func TestAnswerBeforeAReset(t *testing.T) {
 	t.Parallel()
 	s := newSender(t, nil)
@@ -323,7 +323,7 @@ func TestAnswerBeforeAReset(t *testing.T) {
 	}
 }
 
-// On a connection that was used before, anything else than an answer is a hang-up: the request is
+// On a connection that was used before, anything else than a response is a hang-up: the request is
 // sent once more over a new connection, and that result counts.
 func TestSentOnceMoreOverANewConnection(t *testing.T) {
 	t.Parallel()
@@ -389,7 +389,7 @@ func TestMaxConnections(t *testing.T) {
 	addr := rawReceiver(t, func(c net.Conn) {
 		total.Add(1)
 		for r := bufio.NewReader(c); readRequest(r); {
-			if n := waiting.Add(1); n > bound { // each for its answer, on a connection of its own
+			if n := waiting.Add(1); n > bound { // each for its response, on a connection of its own
 				t.Errorf("%d requests at once with a bound of %d connections", n, bound)
 			}
 			runtime.Gosched()

@@ -157,7 +157,7 @@ func TestExcerptsRepeatNoSecretInAnySpelling(t *testing.T) {
 	}
 }
 
-// What is most often said of a failed request stays readable.
+// What most responses to a failed request contain stays readable.
 func TestExcerptsThatAreShown(t *testing.T) {
 	t.Parallel()
 	r, sign, proxy, _ := secretive()

@@ -47,7 +47,7 @@ func nameServer(t *testing.T, table map[string][]string) *net.Resolver {
 	}}
 }
 
-// answerQuery returns the answer to a question for an A record. Other types have no records, and an
+// answerQuery returns the response to a question for an A record. Other types have no records, and an
 // unknown name does not exist.
 func answerQuery(query []byte, table map[string][]string, asked map[string]int) []byte {
 	if len(query) < 17 {

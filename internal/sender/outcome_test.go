@@ -131,7 +131,7 @@ func TestOutcomesOfBadAnswers(t *testing.T) {
 			}
 		})
 	}
-	t.Run("a protocol whose server waits", func(t *testing.T) { // says at once what it is
+	t.Run("a protocol whose server waits", func(t *testing.T) { // shows at once what it is
 		t.Parallel()
 		a := s.Send(t.Context(), request("http://"+rawReceiver(t, answering(cases["SMTP"].text))))
 		if a.Outcome != sender.BadAnswer || a.Error == "" || a.Duration > 8*time.Second {

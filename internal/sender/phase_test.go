@@ -20,7 +20,7 @@ func TestPhaseLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	silent, err := net.ListenPacket("udp", "127.0.0.1:0") // a name server that never answers
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0") // a name server that never responds
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestAProxyIsNotTheReceiver reaches a proxy that has not been told of the receiver yet.
+// TestAProxyIsNotTheReceiver reaches a proxy that does not know the receiver yet.
 func TestAProxyIsNotTheReceiver(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a request was sent") }))

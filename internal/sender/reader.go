@@ -20,7 +20,7 @@ var (
 	errStray    = errors.New("more was sent than the answer")
 )
 
-// reader reads one response. It does not read more than its limits allow, and can tell afterwards
+// reader reads one response. It does not read more than its limits allow, and can report afterwards
 // whether more has arrived.
 type reader struct {
 	src   io.Reader

@@ -40,7 +40,7 @@ func (r *Request) timeout() time.Duration {
 	return r.Timeout
 }
 
-// headerReplay tells receivers that an event is sent again because somebody asked for it.
+// headerReplay shows receivers that an event is sent again because somebody asked for it.
 const headerReplay = "Webhook-Replay"
 
 // String names only the event, because the URL may contain a token, too.

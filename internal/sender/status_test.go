@@ -128,7 +128,7 @@ func TestStatusLineDecides(t *testing.T) {
 	}
 }
 
-// The result of an answer without success also names what was wrong with the rest of the answer.
+// The result of a response without success also names what was wrong with the rest of the response.
 func TestFlawsOfRefusals(t *testing.T) {
 	t.Parallel()
 	s := newSender(t, nil)

@@ -11,7 +11,7 @@ import (
 
 const (
 	// tokenTimeout is how long a token URL may take. It is below an attempt's usual timeout, so that
-	// the attempt can say what it waited for.
+	// the attempt can report what it waited for.
 	tokenTimeout = 10 * time.Second
 
 	// tokenPause is how long a token URL that failed is not asked again. Attempts of a callback fail
@@ -67,7 +67,7 @@ type tokenRequest struct {
 }
 
 // tokenError is why there is no access token, in our own words: what the server at the token URL
-// answers may repeat the client's secret.
+// responses may repeat the client's secret.
 type tokenError struct {
 	reason     string
 	retryAfter time.Duration
@@ -125,7 +125,7 @@ func (t *tokens) token(ctx context.Context, callback string, c *ClientCredential
 	}
 }
 
-// refused takes note that a receiver has answered 401 to a token. It reports whether another token
+// refused takes note that a receiver has responded with 401 to a token. It reports whether another token
 // may help: not if this one was got a moment ago, because a receiver that refuses everything must
 // not cause a request for each attempt.
 func (t *tokens) refused(callback string, c *ClientCredentials, token *accessToken) bool {
@@ -184,7 +184,7 @@ func (t *tokens) askLocked(callback string, of *tokenOf, ended func()) {
 	})
 }
 
-// sendWithToken makes an attempt with an access token. If the receiver answers 401 to a token that
+// sendWithToken makes an attempt with an access token. If the receiver responds with 401 to a token that
 // was kept, it is asked once more with a new one.
 func (s *Sender) sendWithToken(ctx context.Context, r *Request, a *Attempt) {
 	credentials := r.Auth.credentials()
@@ -213,7 +213,7 @@ func (s *Sender) sendWithToken(ctx context.Context, r *Request, a *Attempt) {
 }
 
 // failToken sets the outcome of an attempt for which there is no token. If the receiver has refused the one that was
-// kept, what it answered stays: its status is 401.
+// kept, what it responded stays: its status is 401.
 func (s *Sender) failToken(ctx context.Context, r *Request, err error, a *Attempt) {
 	why := "the token URL: "
 	if a.Status == http.StatusUnauthorized {

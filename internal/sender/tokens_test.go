@@ -158,7 +158,7 @@ func TestTokensEndWithTheSender(t *testing.T) {
 	})
 }
 
-// A receiver that answers 401 to a token that was kept is asked once more with a new one. One that
+// A receiver that responds with 401 to a token that was kept is asked once more with a new one. One that
 // refuses every token costs no more than that.
 func TestRefusedTokenIsReplacedOnce(t *testing.T) {
 	t.Parallel()
@@ -204,7 +204,7 @@ func TestRefusedTokenIsReplacedOnce(t *testing.T) {
 	if strings.Contains(a.Excerpt, "access-token") {
 		t.Errorf("the excerpt tells the token: %s", a.Excerpt)
 	}
-	// If another one cannot be got, the attempt says both: what the receiver answered, and what the token URL did.
+	// If another one cannot be got, the attempt has both: what the receiver and what the token URL responded.
 	auth.Close()
 	a = send()
 	if a.Outcome != TokenFailed || a.Status != http.StatusUnauthorized || attempts.Load() != 6 ||

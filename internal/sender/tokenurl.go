@@ -19,7 +19,7 @@ import (
 const maxAccessToken = 8 << 10
 
 // errorCodes are the error codes of a token URL that are repeated in an attempt's error: those of
-// RFC 6749 section 5.2, and others in use. Nothing else of its answers is shown.
+// RFC 6749 section 5.2, and others in use. Nothing else of its responses is shown.
 var errorCodes = map[string]bool{
 	"invalid_request": true, "invalid_client": true, "invalid_grant": true, "unauthorized_client": true,
 	"unsupported_grant_type": true, "invalid_scope": true, "invalid_target": true, "access_denied": true,
@@ -69,7 +69,7 @@ func newAccessToken(token *oauth2.Token, got time.Time) (*accessToken, error) {
 	return a, nil
 }
 
-// tokenFailure says in our own words why a token URL gave no token.
+// tokenFailure describes in our own words why a token URL gave no token.
 func (s *Sender) tokenFailure(ctx context.Context, err error) error {
 	var (
 		refused *oauth2.RetrieveError
@@ -97,7 +97,7 @@ func (s *Sender) tokenFailure(ctx context.Context, err error) error {
 	return &tokenError{reason: strings.ReplaceAll(a.Error, "the receiver", "its server")}
 }
 
-// refusal describes an answer that is not 2xx, or names an error.
+// refusal describes a response that is not 2xx, or names an error.
 func refusal(e *oauth2.RetrieveError) error {
 	status := e.Response.StatusCode
 	failure := &tokenError{reason: "answered " + strconv.Itoa(status)}
@@ -122,8 +122,8 @@ var (
 
 // tokenTransport carries a request for a token over a connection of the Sender's own kind: within
 // the number of connections, to an address that callbacks may reach, through their proxy. The
-// connection is used once. Of the answer's header it returns nothing but what asks to wait, so that
-// the body is read as JSON whatever its type is said to be, and no redirect has a target.
+// connection is used once. Of the response's header it returns nothing but what asks to wait, so that
+// the body is read as JSON whatever its Content-Type is, and no redirect has a target.
 type tokenTransport struct {
 	s        *Sender
 	callback string
@@ -172,7 +172,7 @@ func (t tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// readToken reads an answer, of which the body may have 64 KiB.
+// readToken reads a response, of which the body may have 64 KiB.
 func readToken(c *conn, h *head) ([]byte, error) {
 	r := newReader(c.rw)
 	defer r.free()

@@ -54,7 +54,7 @@ func (s *tokenServer) credentials() sender.ClientCredentials {
 	return sender.ClientCredentials{TokenURL: s.URL + "/token", ID: "relay", Secret: clientSecret}
 }
 
-// give answers with a token that lives for an hour.
+// give responds with a token that lives for an hour.
 func give(w http.ResponseWriter, token string) {
 	w.Header().Set("Content-Type", "application/json;charset=UTF-8")
 	_ = json.NewEncoder(w).Encode(map[string]any{"access_token": token, "token_type": "Bearer", "expires_in": 3600})

@@ -15,7 +15,7 @@ import (
 
 const chart = "../../deploy/helm/relay/"
 
-// The page's tables name every value and no other, and tell the defaults that values.yaml holds.
+// The page's tables name every value and no other, and have the defaults that values.yaml holds.
 func TestReadmeTellsEveryValue(t *testing.T) {
 	t.Parallel()
 	raw, err := os.ReadFile(chart + "values.yaml")
@@ -73,7 +73,7 @@ func (l leaf) scalar() string {
 	return ""
 }
 
-// leaves are the values that have none inside, or that the page tells of as a whole.
+// leaves are the values that have none inside, or that the page describes as a whole.
 func leaves(prefix string, values map[string]any, whole map[string]string) []leaf {
 	var found []leaf
 	for key, value := range values {

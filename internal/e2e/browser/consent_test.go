@@ -235,7 +235,7 @@ func anotherSite(t *testing.T, w *world) {
 	b.wants("Connected: " + s.connection + " (Audatex site " + s.number + ")")
 }
 
-// leadNowhere looks at the pages that say why nothing can be done here.
+// leadNowhere looks at the pages that explain why nothing can be done here.
 func leadNowhere(t *testing.T, w *world) {
 	b := w.browser(t).tab("nowhere")
 	b.open(w.public + "/consent/" + strings.Repeat("A", 43))

@@ -6,7 +6,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// readsDocs reads what the relay says of its API, on a phone and on a wide screen.
+// readsDocs reads the relay's documents of its API, on a phone and on a wide screen.
 func readsDocs(t *testing.T, w *world) {
 	for _, b := range []*tab{
 		w.browser(t).tab("docs on a phone"), w.browser(t).tab("docs on a wide screen", chromedp.EmulateViewport(1280, 800)),

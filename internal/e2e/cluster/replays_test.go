@@ -13,7 +13,7 @@ import (
 	"github.com/audatex-relay/relay/relaytest"
 )
 
-// replay is a replay as the API shows it, or what a dry run has answered.
+// replay is a replay as the API shows it, or the result of a dry run.
 type replay struct {
 	ID, State, Until           string
 	Matched                    *int
@@ -81,7 +81,7 @@ func TestReplayWhoseOwnersGo(t *testing.T) {
 	w.receivers[0].CheckClean(t)
 }
 
-// replay makes a request about replays, again while the answer is that it cannot be done now.
+// replay makes a request about replays, again while the response is that it cannot be done now.
 func (w *world) replay(method, path string, body any, into *replay) {
 	w.t.Helper()
 	harness.Eventually(w.t, method+" "+path, func() string {

@@ -15,7 +15,7 @@ import (
 )
 
 // TestTheNightOfFaults does what happens at night to relays under load, one fault after the other, and looks which
-// alerts fire and who is told. RELAY_NIGHT is a file for the table that comes of it, or 1 for the log alone: the test
+// alerts fire and who is notified. RELAY_NIGHT is a file for the table that comes of it, or 1 for the log alone: the test
 // takes half an hour, as some times of the relay cannot be made shorter.
 func TestTheNightOfFaults(t *testing.T) {
 	wanted := os.Getenv("RELAY_NIGHT")
@@ -71,7 +71,7 @@ func TestTheNightOfFaults(t *testing.T) {
 	}
 }
 
-// does says of faults that they are done to this relay.
+// does marks faults as done to this relay.
 func (h *house) does(lists ...[]fault) []fault {
 	all := slices.Concat(lists...)
 	for i := range all {
@@ -134,7 +134,7 @@ func (h *house) setFaults(f sandbox.Faults) func() func() {
 	}
 }
 
-// answers has a receiver answer with a status, and then take everything again.
+// answers has a receiver respond with a status, and then take everything again.
 func (h *house) answers(id string, status int32) func() func() {
 	return func() func() {
 		h.receivers[id].status.Store(status)
@@ -191,7 +191,7 @@ func (h *house) vendorFaults() []fault {
 				return h.dropUnresolved
 			},
 			fires: []string{"RelayOrdersUnresolved"}, shows: map[int]string{6: `malformed entries: [1-9]`},
-			may:   []string{"RelayGapSuspected"}, // if nothing else is in the queue's answer, something came in its place
+			may:   []string{"RelayGapSuspected"}, // if nothing else is in the queue's response, something came in its place
 			leads: map[string]string{"RelayOrdersUnresolved": `"reason":"malformed"`},
 		},
 		{

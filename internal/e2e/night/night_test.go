@@ -316,14 +316,14 @@ func (s seen) hidden() map[int]string {
 	return hidden
 }
 
-// open does what the pages of a fault's alerts say while it holds, and notes what that leads to.
+// open follows the pages of a fault's alerts while it holds, and notes what that leads to.
 func (w *watch) open(t *testing.T, f fault, led map[string]string) {
 	t.Helper()
 	now := w.firing(t, f.of.job)
 	for _, name := range f.fires {
 		alert, fires := now[name]
 		if !fires {
-			continue // that is said elsewhere
+			continue // that is described elsewhere
 		}
 		appeared := w.walk(t, alert.Labels)
 		if led[name] = found(appeared, f.leads[name]); led[name] == "" {

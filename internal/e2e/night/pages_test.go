@@ -30,8 +30,8 @@ func (h *house) command(t *testing.T, beginning page, replica int, chosen map[st
 	return cmd
 }
 
-// walk does what the page of an alert says, while it fires and with its labels, and returns all that appeared. What a
-// command cannot do is a part of that: a relay that is dead does not answer.
+// walk follows the page of an alert, while it fires and with its labels, and returns all that appeared. What a
+// command cannot do is a part of that: a relay that is dead does not respond.
 func (w *watch) walk(t *testing.T, labels map[string]string) string {
 	t.Helper()
 	beginning, pages := runbook(t)
@@ -107,7 +107,7 @@ func (w *watch) answers(t *testing.T, job string) map[int]map[string]float64 {
 	return all
 }
 
-// worse adds later answers to those of a fault: of each line what is worst.
+// worse adds later results to those of a fault: of each line what is worst.
 func worse(all, now map[int]map[string]float64) {
 	for n, lines := range now {
 		for line, value := range lines {

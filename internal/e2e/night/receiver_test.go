@@ -19,12 +19,12 @@ import (
 	"time"
 )
 
-// receiver is a customer's server. What it answers, how much it takes and which certificate it shows can be changed.
+// receiver is a customer's server. What it responds, how much it takes and which certificate it shows can be changed.
 type receiver struct {
 	*front
 
 	status atomic.Int32
-	busy   atomic.Bool  // it answers 429 to every second request: it asks for less, and does not fail
+	busy   atomic.Bool  // it responds with 429 to every second request: it asks for less, and does not fail
 	came   atomic.Int64 // while it was busy
 	shows  atomic.Pointer[tls.Certificate]
 	takes  atomic.Int64 // for each request so long, a time.Duration

@@ -103,7 +103,7 @@ func (h *house) madeLongAgo(cluster *natstest.Cluster) {
 	}
 }
 
-// refuse has the vendor answer 503 to every poll of a site's connection, and to every reading of an order of another site.
+// refuse has the vendor respond with 503 to every poll of a site's connection, and to every reading of an order of another site.
 func (h *house) refuse(site string) {
 	h.t.Helper()
 	path := sandbox.APIPath + "/v1/bmsapi/site/subscriptions/"
@@ -174,7 +174,7 @@ func limitEvents(t *testing.T, cluster *natstest.Cluster) {
 	}
 }
 
-// tryRules holds the rules to scrapes until these have every metric and label. Growth is told after a minute, and a late
+// tryRules holds the rules to scrapes until these have every metric and label. Growth is reported after a minute, and a late
 // poll as well.
 func (h *house) tryRules(t *testing.T, alone *house, check func(...string) (string, error)) {
 	t.Helper()

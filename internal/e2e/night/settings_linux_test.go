@@ -96,7 +96,7 @@ func (h *house) clientFaults() []fault {
 	}}
 }
 
-// silence is an address that takes connections and says nothing.
+// silence is an address that takes connections and sends nothing.
 type silence struct {
 	addr string
 

@@ -105,7 +105,7 @@ func checkPanel(p Panel, wrong func(string, ...any)) {
 	}
 }
 
-// checkSelector looks at one selector of an expression, whose parts are where at says.
+// checkSelector looks at one selector of an expression, whose parts at has.
 func checkSelector(p Panel, expression string, at []int, wrong func(string, ...any)) {
 	part := func(i int) string {
 		if at[i] < 0 {

@@ -118,7 +118,7 @@ func (o *observed) receive(t *testing.T, id string, behave relaytest.Behaviour) 
 	}
 }
 
-// always is a receiver that answers everything with one status.
+// always is a receiver that responds to everything with one status.
 func always(status int) relaytest.Behaviour { return func(int, *http.Request) int { return status } }
 
 // trouble has a consent refused, receivers that fail and one that is gone, and orders that move.

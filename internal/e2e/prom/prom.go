@@ -43,7 +43,7 @@ type Server struct {
 	log    lines
 }
 
-// interval is how often targets are scraped and rules are evaluated, unless the configuration says otherwise.
+// interval is how often targets are scraped and rules are evaluated, unless the configuration has another value.
 const interval = time.Second
 
 // Program returns the path of one of Prometheus' programs: prometheus, promtool, prometheus-alertmanager. It skips the

@@ -136,7 +136,7 @@ func (c caller) close() {
 	}
 }
 
-// get returns the body also of an answer that is an error.
+// get returns the body also of a response that is an error.
 func (c caller) get(ctx context.Context, path string, parameters url.Values) ([]byte, error) {
 	at := c.base + path
 	if len(parameters) > 0 {

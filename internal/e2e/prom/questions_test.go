@@ -58,7 +58,7 @@ var adds = map[string]string{
 	"audatex_relay_store_failing": "max", "audatex_relay_unresolved_oldest_age_seconds": "max", "audatex_relay_vendor_circuit_open": "max",
 	"audatex_relay_vendor_clock_skew_seconds": "max", "audatex_relay_vendor_budget_used_ratio": "max", "audatex_relay_vendor_rate_ratio": "min",
 	"audatex_relay_callback_certificate_expires_seconds": "min", "audatex_relay_api_key_expires_seconds": "min",
-	// What tells of a replica itself.
+	// What is about a replica itself.
 	"audatex_relay_build_info": "max count", "up": "sum count",
 }
 

@@ -41,7 +41,7 @@ func needJavaScript(t *testing.T) {
 }
 
 // judged is what the libraries made of the attempts, a line each: the event, the attempt, and for each secret "ok" or
-// why not. The first attempt of each event is answered 503, so it is made twice.
+// why not. The first attempt of each event gets a 503, so it is made twice.
 type judged struct {
 	url   string
 	lines func() []string

@@ -134,7 +134,7 @@ func (j *journey) storeFails() {
 	j.next("updated", "Delivered")
 }
 
-// wasDown: what happens meanwhile comes when the receiver is there again, and nothing that it had comes anew.
+// wasDown: what happens meanwhile comes when the receiver is there again, and nothing that it had comes again.
 func (j *journey) wasDown() {
 	j.t.Helper()
 	j.kill()
@@ -151,7 +151,7 @@ func (j *journey) wasDown() {
 	j.next("updated", "Confirmed")
 }
 
-// replays: a receiver that has everything answers a replay and does nothing else.
+// replays: a receiver that has everything accepts a replay and does nothing else.
 func (j *journey) replays() {
 	j.t.Helper()
 	before := len(j.printed())

@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// release answers the program, as if its formats were of the version given.
+// release returns the program, as if its formats were of the version given.
 func release(t *testing.T, formats int) string {
 	t.Helper()
 	builds.mu.Lock()

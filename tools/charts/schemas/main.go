@@ -167,7 +167,7 @@ func operators(kind, definition, dir, source string) error {
 	properties := root["properties"].(schema)
 	properties["apiVersion"] = schema{"type": "string", "enum": []any{"monitoring.coreos.com/v1"}}
 	properties["kind"] = schema{"type": "string", "enum": []any{kind}}
-	// A definition says nothing of the metadata; the API server checks these.
+	// A definition has nothing about the metadata; the API server checks these.
 	properties["metadata"] = schema{"type": "object", "additionalProperties": false, "required": []any{"name"}, "properties": schema{
 		"name": schema{"type": "string"}, "namespace": schema{"type": "string"},
 		"labels":      schema{"type": "object", "additionalProperties": schema{"type": "string"}},
