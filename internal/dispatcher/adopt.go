@@ -28,7 +28,7 @@ const (
 )
 
 // Prepare sets every cursor and every watermark that is beyond the end of the log back to that end. After a power cut
-// or a restore the log may end earlier than they say, and the positions above its end will be given to other events.
+// or a restore the log may end before their position, and the positions above its end will be given to other events.
 // Prepare is called before this replica takes any shard; see cursorstore.Store.Clamp.
 func (d *Dispatcher) Prepare(ctx context.Context) error {
 	err := d.cursors.Clamp(ctx, time.Now(), func(ctx context.Context, highest uint64) (uint64, error) {
@@ -48,7 +48,7 @@ func (d *Dispatcher) Prepare(ctx context.Context) error {
 	return nil
 }
 
-// loadRequest says what must be loaded of a shard: the whole of it, or some callbacks.
+// loadRequest is what must be loaded of a shard: the whole of it, or some callbacks.
 type loadRequest struct {
 	whole  bool
 	ids    []string

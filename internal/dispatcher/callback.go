@@ -14,7 +14,7 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// phase says whether a callback is delivered to, or how it is ending on this replica.
+// phase is whether a callback is delivered to, or how it is ending on this replica.
 type phase int
 
 const (
@@ -24,7 +24,7 @@ const (
 	fenced          // a later owner has written its cursor: nothing is started or stored here any more
 )
 
-// source says which reader reads the log for a callback.
+// source is the reader that reads the log for a callback.
 type source int
 
 const (
@@ -75,7 +75,7 @@ type reading struct {
 	estimate          backlog.Estimate
 }
 
-// sending says which attempts a callback may make.
+// sending holds which attempts a callback may make.
 type sending struct {
 	allowance  *capacity.Allowance // its slots, its rate, and what its receiver asks for
 	awaitsSlot bool                // a slotGranted will come
@@ -90,7 +90,7 @@ type storing struct {
 	records       []relay.AttemptRecord
 	storedThrough uint64          // everything up to here is settled or in a lane, and stored as that
 	covered       bool            // whoever loads its document goes on from the watermark, if that is further
-	holdsBack     bool            // it has kept the watermark back for too long: its document must say that it is behind
+	holdsBack     bool            // it has kept the watermark back for too long: its document must be marked behind
 	stored        storedState     // what the store has of it
 	waiters       []chan struct{} // closed once everything that there is to store now is stored
 }

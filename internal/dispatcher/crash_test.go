@@ -40,7 +40,7 @@ func TestCrashes(t *testing.T) {
 		d.gate.mu.Lock()
 		d.gate.each = func(store.Write) error {
 			if atomic.AddInt64(&writes, 1) >= int64(cut) {
-				d.gate.shut = true // the write this is asked for is the last that goes out; its answer is lost
+				d.gate.shut = true // the write this is asked for is the last that goes out; its response is lost
 			}
 			return nil
 		}
@@ -192,7 +192,7 @@ func TestQuietCallbacksWriteNothing(t *testing.T) {
 	until(t, "the quiet ones get theirs", func() bool { return len(quiet.events()) == 200 })
 }
 
-// The log ends earlier than the cursors say: they go on from its end instead of waiting for it to come that far.
+// The log ends before the cursors' positions: they go on from its end instead of waiting for it to come that far.
 func TestLogCutOff(t *testing.T) {
 	t.Parallel()
 	b, r := newBench(t), newReceiver(t, nil)
@@ -210,7 +210,7 @@ func TestLogCutOff(t *testing.T) {
 	if err := js.DeleteStream(t.Context(), b.topo.Events()); err != nil {
 		t.Fatal(err)
 	}
-	b.store = b.open(b.gate) // makes the stream anew, empty
+	b.store = b.open(b.gate) // makes the stream again, empty
 	b.last = map[string]uint64{}
 	b.start()
 	for i := range 5 {
@@ -220,14 +220,14 @@ func TestLogCutOff(t *testing.T) {
 	until(t, "it is told", func() bool { return len(b.told(relay.KindLogClamped)) == 1 })
 }
 
-// One event that hangs does not keep the quiet callbacks of its shard from moving on: its callback's document says behind, and after
+// One event that hangs does not keep the quiet callbacks of its shard from moving on: its callback's document is marked behind, and after
 // a restart it is sent again while the others begin where the log ended.
 func TestStuckCallbackLetsTheWatermarkPass(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	answer, stopped := context.WithCancel(context.Background())
 	stuck := newReceiver(t, func(relay.Event, int) int { <-answer.Done(); return 200 })
-	t.Cleanup(stopped) // before the receiver is closed, which waits for its answers
+	t.Cleanup(stopped) // before the receiver is closed, which waits for its responses
 	cb := callback("stuck", stuck.URL)
 	cb.TimeoutSeconds = 60 // an attempt that ran out would have the event wait in a lane
 	cb.Filter.Sites = []string{"york"}

@@ -42,7 +42,7 @@ func TestEventReachesCallback(t *testing.T) {
 	}
 }
 
-// With many receivers' answers failing at random, each order's events still come in order and every one comes.
+// With the responses of many receivers failing at random, each order's events still come in order and every one comes.
 func TestOrderPerOrder(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

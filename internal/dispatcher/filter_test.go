@@ -26,8 +26,8 @@ type oneCallback struct {
 	of    relay.Callback
 	cb    *callback
 	got   []uint64 // what it was sent, or would be
-	comes []read   // what is to be caught up together
-	pages []read   // what is to be read from the log
+	comes []read   // what must be caught up together
+	pages []read   // what must be read from the log
 }
 
 func newOneCallback(sites ...string) *oneCallback {

@@ -32,7 +32,7 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// TestMain lets a property be tried as often as RELAY_CRASH_KILLS says (.ci/full sets it), and a few times otherwise: each try runs a
+// TestMain lets a property be tried RELAY_CRASH_KILLS times (.ci/full sets it), and a few times otherwise: each try runs a
 // dispatcher. The flag -rapid.checks goes before both.
 func TestMain(m *testing.M) {
 	checks := "6"
@@ -84,7 +84,7 @@ func newBench(t testing.TB) *bench {
 	return b
 }
 
-// open answers another handle on the same data, with a gate of its own.
+// open returns another handle on the same data, with a gate of its own.
 func (b *bench) open(g *gate) *store.Store {
 	b.t.Helper()
 	sealer, err := store.NewSealer(b.keys)
@@ -105,7 +105,7 @@ type gate struct {
 	mu   sync.Mutex
 	shut bool
 	each func(store.Write) error // may be nil
-	hold func(store.Write) bool  // says which writes wait until free is closed; may be nil
+	hold func(store.Write) bool  // reports which writes wait until free is closed; may be nil
 	free chan struct{}
 	kept int // writes that wait
 	seen map[string]int
@@ -146,7 +146,7 @@ func (g *gate) after(store.Write) error {
 	return nil
 }
 
-// keep holds writes back until the function answered is called.
+// keep holds writes back until the returned function is called.
 func (g *gate) keep(which func(store.Write) bool) (release func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -240,7 +240,7 @@ func (b *bench) change(id string, change func(*relay.Callback)) {
 // order is a uuid by number.
 func order(n int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", n) }
 
-// publish puts the next event of an order into the log and answers its position.
+// publish puts the next event of an order into the log and returns its position.
 func (b *bench) publish(site string, n int) uint64 {
 	b.t.Helper()
 	b.mu.Lock()
@@ -411,7 +411,7 @@ func (r *running) give(shards ...int) {
 	}
 }
 
-// lease answers how the shard of a callback is held.
+// lease returns how the shard of a callback is held.
 func (r *running) lease(id string) *shardtest.Manual {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -430,7 +430,7 @@ type receiver struct {
 	mu        sync.Mutex
 	answer    func(ev relay.Event, attempt int) int // status; nil: 200
 	tries     map[string]int
-	taken     []relay.Event       // answered 2xx, in order of arrival
+	taken     []relay.Event       // responded with 2xx, in order of arrival
 	different map[string]struct{} // of them, by id
 	problems  []string
 }
@@ -478,7 +478,7 @@ func (r *receiver) events() []relay.Event {
 	return append([]relay.Event(nil), r.taken...)
 }
 
-// distinct answers how many different events were taken.
+// distinct returns how many different events were taken.
 func (r *receiver) distinct() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -522,7 +522,7 @@ func until(t testing.TB, what string, holds func() bool, instead ...func() any) 
 	}
 }
 
-// closings answers how the deliveries of a callback ended, by log position. It compares the tallies of the batches with
+// closings returns how the deliveries of a callback ended, by log position. It compares the tallies of the batches with
 // their records.
 func (b *bench) closings(id, generation string) map[uint64]relay.DeliveryStatus {
 	b.t.Helper()

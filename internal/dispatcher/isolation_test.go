@@ -16,7 +16,7 @@ import (
 )
 
 // A receiver that hangs, one that is slow, one that refuses and one that is not there at all hold up nobody: the healthy one
-// gets everything while the hanging one has not answered a single request.
+// gets everything while the hanging one has not responded to a single request.
 func TestBadReceiversHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -52,7 +52,7 @@ func TestBadReceiversHoldUpNobody(t *testing.T) {
 	})
 }
 
-// While nothing of a shard can be stored and its receiver hangs, with room for few events at hand, its callback still says how it is doing,
+// While nothing of a shard can be stored and its receiver hangs, with room for few events at hand, its callback still reports how it is doing,
 // and those of other shards get everything.
 func TestHeldWritesAndHangingReceiversHoldUpNobody(t *testing.T) {
 	t.Parallel()
@@ -101,7 +101,7 @@ func TestHeldWritesAndHangingReceiversHoldUpNobody(t *testing.T) {
 	}
 }
 
-// However events and answers interleave, a callback that falls behind and joins again misses nothing and repeats nothing.
+// However events and responses interleave, a callback that falls behind and joins again misses nothing and repeats nothing.
 func TestBehindAndBack(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

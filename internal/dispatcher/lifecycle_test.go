@@ -254,7 +254,7 @@ func TestPauseDeleteRecreate(t *testing.T) {
 		t.Errorf("the deleted one got %d events", n)
 	}
 
-	// Made anew in one step: the watcher may never see the deletion.
+	// Made again in one step: the watcher may never see the deletion.
 	third := newReceiver(t, nil)
 	b.register(callback("bms", third.URL))
 	until(t, "so does the third", func() bool { return third.distinct() == 102 })
@@ -316,7 +316,7 @@ func TestChangesHoldForWhatWaits(t *testing.T) {
 	}
 }
 
-// Events that leave the log before they could be delivered end as expired, and it is told.
+// Events that leave the log before they could be delivered end as expired, and that is published.
 func TestExpired(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

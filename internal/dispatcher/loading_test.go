@@ -115,7 +115,7 @@ func TestAStartReadsAllShardsTogether(t *testing.T) {
 	}
 }
 
-// A shard whose callbacks are written by somebody else all the time is loaded again and again, and the log says so.
+// A shard whose callbacks are written by somebody else all the time is loaded again and again, and the log has a line about it.
 func TestCallbacksThatStayContestedAreLogged(t *testing.T) {
 	t.Parallel()
 	b, out := newBench(t), &lines{}

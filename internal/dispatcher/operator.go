@@ -105,7 +105,7 @@ func (c *core) skip(cb *callback, ev *delivery.Event) (stored chan struct{}) {
 	return stored
 }
 
-// Gone disables a callback whose receiver has answered 410 to another reader, such as a replay. Resumed is how often
+// Gone disables a callback whose receiver has responded with 410 to another reader, such as a replay. Resumed is how often
 // the callback had been resumed when the attempt was made.
 func (d *Dispatcher) Gone(id, generation string, resumed int) {
 	_ = d.command(id, generation, func(c *core, cb *callback) {

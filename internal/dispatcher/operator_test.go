@@ -61,7 +61,7 @@ func TestASkipInABatchUnderWayEndsItOnce(t *testing.T) {
 }
 
 // What a paused callback has not read yet can be neither skipped nor retried, and has not ended; what waits behind the
-// first attempt of its order is told so.
+// first attempt of its order gets that as the reason.
 func TestAnEventThatWasNotReachedHasNotEnded(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

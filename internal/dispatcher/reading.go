@@ -95,7 +95,7 @@ func (c *core) tookFromRing(m *ringPage) {
 		}
 	case c.offerRing(cb, m):
 		c.joinGroup(&c.shared, cb)
-		c.markUnstored(cb) // its document must say that it is not behind any more
+		c.markUnstored(cb) // its document must no longer be marked behind
 		c.startAttempts(cb)
 		return
 	default:

@@ -227,7 +227,7 @@ func TestStaleOwnerWritesNothing(t *testing.T) {
 	}
 }
 
-// revisions answers at which revision every document, lane and watermark of an epoch is.
+// revisions returns at which revision every document, lane and watermark of an epoch is.
 func (b *bench) revisions(epoch uint64) map[string]uint64 {
 	b.t.Helper()
 	at := map[string]uint64{}

@@ -16,7 +16,7 @@ import (
 )
 
 // The core alone, in a world without goroutines, clock or store: whatever the order in which things happen, and
-// whatever the store loses of its answers, whoever takes over and whenever a replica dies,
+// whatever the store loses of its responses, whoever takes over and whenever a replica dies,
 //
 //   - the events of an order are delivered in their order, and none is passed over,
 //   - an event does not arrive for the first time after a newer one of its order has, see receive,

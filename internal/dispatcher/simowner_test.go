@@ -40,7 +40,7 @@ type simOwner struct {
 	toLoad   *loadRequest
 	snapshot map[string]int
 	taken    []*callback // written under the owner's epoch, and not adopted yet
-	partly   bool        // not all that was to be loaded
+	partly   bool        // not all that had to be loaded
 	valid    bool
 	next     []message
 }
@@ -322,7 +322,7 @@ func stored[T any](t *rapid.T, v T) (read T) {
 	return read
 }
 
-// store makes the round under way, or as much of it as the store lets it, and answers truly, or not at all.
+// store makes the round under way, or as much of it as the store lets it, and reports the result truly, or not at all.
 func (o *simOwner) store() {
 	r := o.round
 	o.round = nil
@@ -337,7 +337,7 @@ func (o *simOwner) store() {
 				o.close(keyOf(work.cb.target.Callback), record)
 			}
 		}
-		if o.quiet || !o.chance(10) { // else the answer is lost: they are stored again
+		if o.quiet || !o.chance(10) { // else the response is lost: they are stored again
 			work.recorded = len(work.records)
 		} else {
 			work.failed = true

@@ -32,7 +32,7 @@ type core struct {
 	out        effects
 }
 
-// toLoad says what must still be loaded.
+// toLoad is what must still be loaded.
 type toLoad struct {
 	missing map[string]bool // registered callbacks that are not loaded yet
 	listed  bool            // the whole shard has been loaded once

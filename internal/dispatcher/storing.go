@@ -16,7 +16,7 @@ const (
 	lastRounds = 3
 )
 
-// toStore says what must be stored of a shard, and when.
+// toStore is what must be stored of a shard, and when.
 type toStore struct {
 	unstored   map[*callback]struct{} // callbacks that have changed
 	urgent     map[*callback]struct{} // callbacks that should not wait for flushAt

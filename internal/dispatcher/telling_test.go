@@ -25,7 +25,7 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-// with answers the lines that hold every one of the texts.
+// with returns the lines that hold every one of the texts.
 func (l *lines) with(texts ...string) (found []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -91,7 +91,7 @@ func TestADeliveryThatFailedForGoodIsLoggedOnceForItsOrder(t *testing.T) {
 	}
 }
 
-// A callback that has never read anything, as it was paused from the start, tells what waits for it.
+// A callback that has never read anything, as it was paused from the start, shows what waits for it.
 func TestBacklogOfACallbackThatWasNeverRead(t *testing.T) {
 	t.Parallel()
 	b, r := newBench(t), newReceiver(t, nil)

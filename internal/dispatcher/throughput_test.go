@@ -16,7 +16,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// BenchmarkDeliveries empties a filled log into callbacks whose receiver answers at once, in this process: what is left is the
+// BenchmarkDeliveries empties a filled log into callbacks whose receiver responds at once, in this process: what is left is the
 // dispatcher's own cost, the store's and HTTP's.
 func BenchmarkDeliveries(b *testing.B) {
 	for _, callbacks := range []int{1, 100} {
@@ -71,7 +71,7 @@ func BenchmarkLatency(b *testing.B) {
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 }
 
-// cpu answers what this process has used of it: on a busy machine it says more than the clock.
+// cpu returns the CPU time of this process, which means more than the clock on a busy machine.
 func cpu() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

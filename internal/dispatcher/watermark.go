@@ -1,6 +1,6 @@
 package dispatcher
 
-// maxLag is how far one callback may keep its shard's watermark back. Then its document must say that it is behind. It
+// maxLag is how far one callback may keep its shard's watermark back. Then its document must be marked behind. It
 // is a tenth of Lookback, so that what is above the watermark can be read together.
 func (c *core) maxLag() uint64 { return c.conf.Lookback / 10 }
 

@@ -164,7 +164,7 @@ func (b *Bucket[T]) current(ctx context.Context, e *Entry[T]) error {
 
 // Holds reports whether there is a document of a key that passes, by its bytes alone. One that does
 // not pass costs the same questions and the same work as one that is not there: who asks cannot
-// tell them apart by the time it takes.
+// distinguish them by the time it takes.
 func (b *Bucket[T]) Holds(ctx context.Context, key string, pass func(data []byte) bool) (bool, error) {
 	e, there, err := b.anyCopy(ctx, key)
 	switch {

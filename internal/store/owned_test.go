@@ -257,7 +257,7 @@ func TestCreationOverAMarker(t *testing.T) {
 	}
 }
 
-// After an outage thousands of writes may be unclear at once. While the leader does not answer they
+// After an outage thousands of writes may be unclear at once. While the leader does not respond they
 // are not all asked for.
 func TestReadingBackEndsWithTheLeader(t *testing.T) {
 	t.Parallel()

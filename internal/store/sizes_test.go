@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// How long the store will do is told by what is full first, of all that grows and has an end.
+// How long the store will do depends on what is full first, of all that grows and has an end.
 func TestFullIn(t *testing.T) {
 	t.Parallel()
 	z := NewSizes(nil)

@@ -171,7 +171,7 @@ func (v *Versions) turn(ctx context.Context) error {
 	return err
 }
 
-// raise writes the mark twice, as long as every relay knows the new version: the first one says
+// raise writes the mark twice, as long as every relay knows the new version: the first one announces
 // that it is being raised, so that no older relay starts unseen between the look and the write.
 func (v *Versions) raise(ctx context.Context, m Mark) error {
 	for {
