@@ -67,8 +67,8 @@ func TestServedDocumentsReferToNothingOutside(t *testing.T) {
 	}
 }
 
-// Every operation has an example of what is sent and of what comes back, and its command is complete. What is missing belongs
-// into api/examples; then go generate ./api.
+// Every operation has an example of what is sent and of what comes back, and its command is complete. What is missing
+// belongs into api/examples; then go generate ./api.
 func TestEveryOperationHasExamples(t *testing.T) {
 	t.Parallel()
 	doc, tree := servedDocument(t)
@@ -78,13 +78,15 @@ func TestEveryOperationHasExamples(t *testing.T) {
 			place := []string{"paths", path, strings.ToLower(method)}
 			if op.RequestBody != nil {
 				for mediaType, content := range op.RequestBody.Value.Content {
-					fits.example(op.OperationID+": the request", content, append(place, "requestBody", "content", mediaType)...)
+					fits.example(op.OperationID+": the request", content,
+						append(place, "requestBody", "content", mediaType)...)
 				}
 			}
 			for status, response := range op.Responses.Map() {
 				if strings.HasPrefix(status, "2") {
 					for mediaType, content := range response.Value.Content {
-						fits.example(op.OperationID+": the answer "+status, content, append(place, "responses", status, "content", mediaType)...)
+						fits.example(op.OperationID+": the answer "+status, content,
+							append(place, "responses", status, "content", mediaType)...)
 					}
 				}
 			}
@@ -101,8 +103,8 @@ func TestEveryOperationHasExamples(t *testing.T) {
 	}
 }
 
-// Every type of event is described, has an example that fits both its typed schema and the one that the relay's own code is
-// held against, and there is no example of a type that there is not.
+// Every type of event is described, has an example that fits both its typed schema and the one that the relay's own
+// code is held against, and there is no example of a type that there is not.
 func TestEveryTypeOfEventHasAnExample(t *testing.T) {
 	t.Parallel()
 	doc, tree := servedDocument(t)
@@ -138,9 +140,9 @@ func TestEveryTypeOfEventHasAnExample(t *testing.T) {
 
 // Generators emit these themselves, at least some in some language.
 var emitted = []string{
-	"Client", "ClientInterface", "ClientOption", "ClientWithResponses", "ClientWithResponsesInterface", "HttpRequestDoer",
-	"RequestEditorFn", "Error", "Request", "Response", "Object", "String", "Number", "Date", "Map", "Set", "Configuration",
-	"ApiClient", "ApiException", "ApiResponse", "Paths", "Components", "Operations", "Webhooks",
+	"Client", "ClientInterface", "ClientOption", "ClientWithResponses", "ClientWithResponsesInterface",
+	"HttpRequestDoer", "RequestEditorFn", "Error", "Request", "Response", "Object", "String", "Number", "Date", "Map",
+	"Set", "Configuration", "ApiClient", "ApiException", "ApiResponse", "Paths", "Components", "Operations", "Webhooks",
 }
 
 func TestSchemasHaveNamesThatGeneratorsCanUse(t *testing.T) {
@@ -156,9 +158,11 @@ func TestSchemasHaveNamesThatGeneratorsCanUse(t *testing.T) {
 	for _, item := range doc.Paths.Map() {
 		for _, op := range item.Operations() {
 			id := strings.ToUpper(op.OperationID[:1]) + op.OperationID[1:]
-			for _, made := range []string{id + "Params", id + "Response", id + "Request", id + "JSONBody", id + "JSONRequestBody"} {
+			for _, made := range []string{id + "Params", id + "Response", id + "Request",
+				id + "JSONBody", id + "JSONRequestBody"} {
 				if names[made] {
-					t.Errorf("generators make a %s of the operation %s: call the schema something else", made, op.OperationID)
+					t.Errorf("generators make a %s of the operation %s: call the schema something else",
+						made, op.OperationID)
 				}
 			}
 		}

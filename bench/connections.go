@@ -27,7 +27,8 @@ type connections struct {
 // measureConnections measures ten thousand connections on one relay: what they cost while nothing
 // comes, how even their polls are, and how long a burst over all of them takes.
 func (b *bench) measureConnections() {
-	c := &connections{b.newFleet("RELAY_POLL_SOONER_FOR=0", fmt.Sprint("RELAY_AUDATEX_RATE=", connectionsRate)), b.sizes.connections}
+	c := &connections{b.newFleet("RELAY_POLL_SOONER_FOR=0", fmt.Sprint("RELAY_AUDATEX_RATE=", connectionsRate)),
+		b.sizes.connections}
 	defer end(c.close)
 	c.restart(time.Minute)
 	began := time.Now()
@@ -63,11 +64,13 @@ func (c *connections) idle() {
 	polls, mean := float64(last-requests[sandbox.OpPoll]), float64(c.n)/connectionsInterval.Seconds()
 	core, resident := (after-before)/took, memoryOf(relay.pid(), "VmRSS")
 	say("idle_connections_polls_per_second", "%.1f (%.1f are due)", polls/took, mean)
-	say("idle_connections_most_polls_in_a_second", "%d (at most %.0f: %s)", most, 2*mean, verdict(float64(most) <= 2*mean))
+	say("idle_connections_most_polls_in_a_second", "%d (at most %.0f: %s)", most, 2*mean,
+		verdict(float64(most) <= 2*mean))
 	say("idle_connections_refreshes", "%d", c.requests()[sandbox.OpToken]-requests[sandbox.OpToken])
 	say("idle_connections_cpu_of_a_core", "%.4f (at most %.2f: %s)", core, mostIdleCPU, verdict(core < mostIdleCPU))
 	say("idle_connections_cpu_ms_per_poll", "%.2f", (after-before)*1000/max(polls, 1))
-	say("idle_connections_memory_mib", "%.0f (at most %d: %s)", resident, mostIdleMemory, verdict(resident < mostIdleMemory))
+	say("idle_connections_memory_mib", "%.0f (at most %d: %s)", resident, mostIdleMemory,
+		verdict(resident < mostIdleMemory))
 	say("idle_connections_peak_memory_mib", "%.0f", peak)
 }
 

@@ -31,7 +31,8 @@ func (b *bench) newFleet(env ...string) *fleet {
 	f := &fleet{b: b, sandbox: sandbox.New(sandbox.Config{Seed: 1}), env: env}
 	f.vendor = httptest.NewServer(f.sandbox.Handler())
 	f.env = append(f.env, "RELAY_AUDATEX_BASE_URL="+f.vendor.URL+sandbox.APIPath,
-		"RELAY_AUDATEX_AUTH_URL="+f.vendor.URL+sandbox.AuthorizePath, "RELAY_AUDATEX_TOKEN_URL="+f.vendor.URL+sandbox.TokenPath)
+		"RELAY_AUDATEX_AUTH_URL="+f.vendor.URL+sandbox.AuthorizePath,
+		"RELAY_AUDATEX_TOKEN_URL="+f.vendor.URL+sandbox.TokenPath)
 	return f
 }
 
@@ -121,13 +122,15 @@ func (f *fleet) connect(n int) {
 	f.put(n, func(i int) (string, any, error) {
 		grant, err := f.sandbox.Grant(sandbox.Consent{Level: sandbox.Site, Sites: []string{fmt.Sprint(1000 + i)}})
 		site := fmt.Sprintf("site-%d", i)
-		return "/v1/connections/" + site, map[string]any{"level": "site", "site": site, "refreshToken": grant.RefreshToken}, err
+		return "/v1/connections/" + site,
+			map[string]any{"level": "site", "site": site, "refreshToken": grant.RefreshToken}, err
 	})
 }
 
 // subscribed waits until every connection has been polled for the first time.
 func (f *fleet) subscribed(n int) {
-	for deadline := time.Now().Add(5 * time.Minute); len(f.sandbox.Subscriptions()) < n; f.b.pass(50 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); len(
+		f.sandbox.Subscriptions()) < n; f.b.pass(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			must(fmt.Errorf("%d of %d connections have subscribed", len(f.sandbox.Subscriptions()), n))
 		}

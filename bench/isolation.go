@@ -64,7 +64,8 @@ func (b *bench) isolationOfFifty() {
 	relay := f.begin(id)
 	alone := b.healthy(f, relay, "alone")
 	dead := []string{
-		"http://" + refusing, b.receiver.base + "/dead/isolation-50", "http://" + b.receiver.odd, b.receiver.base + "/failing/isolation-50",
+		"http://" + refusing, b.receiver.base + "/dead/isolation-50", "http://" + b.receiver.odd,
+		b.receiver.base + "/failing/isolation-50",
 		"https://" + b.receiver.odd, b.receiver.base + "/endless/isolation-50",
 	}
 	f.put(deadCallbacks, func(i int) (string, any, error) {
@@ -75,7 +76,8 @@ func (b *bench) isolationOfFifty() {
 	beside := b.healthy(f, relay, "beside")
 	say("isolation_50_alone_deliveries_per_second", "%.0f", alone.rate)
 	say("isolation_50_beside_50_dead_deliveries_per_second", "%.0f", beside.rate)
-	say("isolation_50_rate_lost_percent", "%.1f (at most 10: %s)", 100*(1-beside.rate/alone.rate), verdict(beside.rate >= 0.9*alone.rate))
+	say("isolation_50_rate_lost_percent", "%.1f (at most 10: %s)", 100*(1-beside.rate/alone.rate),
+		verdict(beside.rate >= 0.9*alone.rate))
 	sayLatency("isolation_50_alone", alone.latency)
 	sayLatency("isolation_50_beside_50_dead", beside.latency)
 	sayDifference("isolation_50", alone.latency, beside.latency)

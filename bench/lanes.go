@@ -18,7 +18,8 @@ func (b *bench) measureLanes() {
 	s, closing := b.open(filepath.Join(b.dir, "lanes"))
 	defer closing()
 	now := time.Now()
-	policy := cursor.Policy{Concurrency: lanesEach, Window: 2 * lanesEach, Schedule: []time.Duration{time.Minute, time.Hour}}
+	policy := cursor.Policy{Concurrency: lanesEach, Window: 2 * lanesEach,
+		Schedule: []time.Duration{time.Minute, time.Hour}}
 	type standing struct {
 		*cursor.Cursor
 		id        string
@@ -27,7 +28,8 @@ func (b *bench) measureLanes() {
 	}
 	all := make([]*standing, b.sizes.laneOwners)
 	for i := range all {
-		c := &standing{Cursor: cursor.New(policy), id: store.CallbackCursor(fmt.Sprintf("cb-%d", i)), revisions: map[string]uint64{}}
+		c := &standing{Cursor: cursor.New(policy), id: store.CallbackCursor(fmt.Sprintf("cb-%d", i)),
+			revisions: map[string]uint64{}}
 		for n := range lanesEach {
 			c.Offer(cursor.Entry{Seq: uint64(n + 1), Order: fmt.Sprintf("5f0c1c2e-6a64-4a2c-9d55-%012x", n)})
 		}
@@ -60,7 +62,8 @@ func (b *bench) measureLanes() {
 			writes += len(puts)
 			if changes.Document != nil {
 				bytes += len(get(json.Marshal(changes.Document)))
-				r := s.Cursors.PutAll(b.ctx, []store.Put[cursor.Document]{{Key: c.id, Value: *changes.Document, Revision: c.revision}})
+				r := s.Cursors.PutAll(b.ctx,
+					[]store.Put[cursor.Document]{{Key: c.id, Value: *changes.Document, Revision: c.revision}})
 				must(r[0].Err)
 				c.revision = r[0].Seq
 				writes++

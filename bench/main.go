@@ -44,12 +44,14 @@ type sizes struct {
 
 var (
 	full = sizes{
-		ceiling: 200_000, filled: 100_000, fanOut: 1_000, callbacks: 100, endToEnd: 20_000, latency: 1_000, laneOwners: 100, isolated: 1_000,
-		descriptors: 50_000, idleConnections: 10_000, orders: 500_000, searched: 1_000_000, connections: 10_000, idleSeconds: 120,
+		ceiling: 200_000, filled: 100_000, fanOut: 1_000, callbacks: 100, endToEnd: 20_000, latency: 1_000,
+		laneOwners: 100, isolated: 1_000, descriptors: 50_000, idleConnections: 10_000, orders: 500_000,
+		searched: 1_000_000, connections: 10_000, idleSeconds: 120,
 	}
 	quick = sizes{
-		ceiling: 10_000, filled: 5_000, fanOut: 100, callbacks: 20, endToEnd: 1_000, latency: 150, laneOwners: 10, isolated: 100,
-		descriptors: 5_000, idleConnections: 300, orders: 50_000, searched: 20_000, connections: 500, idleSeconds: 20,
+		ceiling: 10_000, filled: 5_000, fanOut: 100, callbacks: 20, endToEnd: 1_000, latency: 150, laneOwners: 10,
+		isolated: 100, descriptors: 5_000, idleConnections: 300, orders: 50_000, searched: 20_000, connections: 500,
+		idleSeconds: 20,
 	}
 )
 
@@ -77,9 +79,11 @@ func main() {
 
 func run() {
 	small := flag.Bool("quick", false, "small numbers")
-	only := flag.String("only", "", "measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, replay, "+
-		"descriptors, lanes, orders, search, replicas, clusterlatency, units, idle, connections, scrape")
-	binary := flag.String("relay", "", "measure the relay built at `PATH`, for instance an older one, in place of this tree's")
+	only := flag.String("only", "",
+		"measurements to make, by commas: ceiling, throughput, restart, endtoend, latency, isolation, replay, "+
+			"descriptors, lanes, orders, search, replicas, clusterlatency, units, idle, connections, scrape")
+	binary := flag.String("relay", "",
+		"measure the relay built at `PATH`, for instance an older one, in place of this tree's")
 	profile := flag.String("cpuprofile", "", "write CPU profiles of the relay to `DIR`")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -104,10 +108,13 @@ func run() {
 		name string
 		run  func(*bench)
 	}{
-		{"ceiling", (*bench).measureCeiling}, {"throughput", (*bench).measureThroughput}, {"restart", (*bench).measureRestart},
-		{"endtoend", (*bench).measureEndToEnd}, {"latency", (*bench).measureLatency}, {"isolation", (*bench).measureIsolation},
+		{"ceiling", (*bench).measureCeiling}, {"throughput", (*bench).measureThroughput},
+		{"restart", (*bench).measureRestart},
+		{"endtoend", (*bench).measureEndToEnd}, {"latency", (*bench).measureLatency},
+		{"isolation", (*bench).measureIsolation},
 		{"replay", (*bench).measureReplay},
-		{"descriptors", (*bench).measureDescriptors}, {"lanes", (*bench).measureLanes}, {"orders", (*bench).measureOrders},
+		{"descriptors", (*bench).measureDescriptors}, {"lanes", (*bench).measureLanes},
+		{"orders", (*bench).measureOrders},
 		{"search", (*bench).measureSearch},
 		{"replicas", (*bench).measureReplicas}, {"clusterlatency", (*bench).measureClusterLatency},
 		{"units", (*bench).measureUnits}, {"idle", (*bench).measureIdle},

@@ -50,10 +50,12 @@ func (b *bench) runCluster(c *cluster, name string) {
 	c.urls = strings.Join(urls, ",")
 	for i := range natsNodes {
 		dir := filepath.Join(b.dir, name, fmt.Sprint("n", i))
-		conf := fmt.Sprintf("server_name: n%d\nlisten: 127.0.0.1:%d\nhttp: 127.0.0.1:%d\nmax_payload: %d\nlog_file: %q\n"+
+		conf := fmt.Sprintf("server_name: n%d\nlisten: 127.0.0.1:%d\nhttp: 127.0.0.1:%d\nmax_payload: %d\n"+
+			"log_file: %q\n"+
 			"jetstream { store_dir: %q, max_file_store: 64GB, max_memory_store: 1GB }\n"+
 			"cluster { name: bench, listen: 127.0.0.1:%d, routes: [%s] }\n",
-			i, client[i], monitor[i], natsd.MaxPayload, filepath.Join(dir, "log"), dir, route[i], strings.Join(routes, ", "))
+			i, client[i], monitor[i], natsd.MaxPayload, filepath.Join(dir, "log"), dir, route[i],
+			strings.Join(routes, ", "))
 		must(os.MkdirAll(dir, 0o700))
 		file := filepath.Join(dir, "conf")
 		must(os.WriteFile(file, []byte(conf), 0o600))

@@ -91,9 +91,11 @@ func (b *bench) fillAttempts(dir string) (middle time.Time, chosen store.Stored)
 		}
 		if written += len(events) * searchCallbacks; middle.IsZero() && written >= b.sizes.searched/2 {
 			middle, chosen = time.Now().UTC(), events[0]
-			must(s.References.Set(b.ctx, relay.ReferenceKey("PO-"+chosen.Order, chosen.Site, chosen.Order), relay.Referenced{ListedAt: middle}))
+			must(s.References.Set(b.ctx, relay.ReferenceKey("PO-"+chosen.Order, chosen.Site, chosen.Order),
+				relay.Referenced{ListedAt: middle}))
 			_ = get(s.Orders.Create(b.ctx, chosen.Site+"."+chosen.Order, relay.OrderState{
-				Site: chosen.Site, ID: chosen.Order, Reference: "PO-" + chosen.Order, UpdatedAt: middle, ReadAt: middle, Revision: 1, Sequence: 1,
+				Site: chosen.Site, ID: chosen.Order, Reference: "PO-" + chosen.Order, UpdatedAt: middle, ReadAt: middle,
+				Revision: 1, Sequence: 1,
 			}))
 		}
 	}
@@ -115,9 +117,10 @@ func attemptsOf(events []store.Stored) []relay.AttemptRecord {
 	records := make([]relay.AttemptRecord, len(events))
 	for i, ev := range events {
 		records[i] = relay.AttemptRecord{
-			Event: idOf(ev), Seq: ev.Seq, Order: ev.Order, Site: ev.Site, Type: ev.Type, Number: 1, At: time.Now().UTC(),
-			DurationMillis: float64(ev.Seq%97) + 1, Outcome: "success", Status: http.StatusNoContent, Bytes: len(ev.Body),
-			Closing: relay.DeliveryDelivered, Phases: relay.Phases{FirstByte: 1.5}, Headers: "server: bench\n",
+			Event: idOf(ev), Seq: ev.Seq, Order: ev.Order, Site: ev.Site, Type: ev.Type, Number: 1,
+			At: time.Now().UTC(), DurationMillis: float64(ev.Seq%97) + 1, Outcome: "success",
+			Status: http.StatusNoContent, Bytes: len(ev.Body), Closing: relay.DeliveryDelivered,
+			Phases: relay.Phases{FirstByte: 1.5}, Headers: "server: bench\n",
 		}
 	}
 	return records

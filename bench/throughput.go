@@ -32,7 +32,8 @@ func (b *bench) measureCeiling() {
 		wg.Go(func() {
 			for next.Add(1) <= int64(b.sizes.ceiling) {
 				now := time.Now()
-				req, _ := http.NewRequestWithContext(b.ctx, http.MethodPost, b.receiver.base+"/ok/ceiling", bytes.NewReader(body))
+				req, _ := http.NewRequestWithContext(b.ctx, http.MethodPost,
+					b.receiver.base+"/ok/ceiling", bytes.NewReader(body))
 				req.Header.Set("Content-Type", "application/json")
 				req.Header.Set("Webhook-Id", ev.ID)
 				req.Header.Set("Webhook-Timestamp", fmt.Sprint(now.Unix()))

@@ -25,7 +25,8 @@ func pages(t *testing.T) map[string]string {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && path != ".." && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "node_modules" || path == filepath.Join("..", "try")):
+		case entry.IsDir() && path != ".." && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "node_modules" ||
+			path == filepath.Join("..", "try")):
 			return fs.SkipDir
 		case filepath.Ext(path) == ".md":
 			text, err := os.ReadFile(path)
@@ -109,7 +110,8 @@ func TestLinesOfProseAreShort(t *testing.T) {
 	for path, text := range pages(t) {
 		for n, line := range prose(text) {
 			trimmed := strings.TrimSpace(line)
-			if utf8.RuneCountInString(line) > widest && !strings.HasPrefix(trimmed, "|") && strings.ContainsRune(strings.TrimLeft(trimmed, "-* "), ' ') {
+			if utf8.RuneCountInString(line) > widest && !strings.HasPrefix(trimmed, "|") &&
+				strings.ContainsRune(strings.TrimLeft(trimmed, "-* "), ' ') {
 				t.Errorf("%s:%d has %d characters", path, n, utf8.RuneCountInString(line))
 			}
 		}
@@ -118,7 +120,8 @@ func TestLinesOfProseAreShort(t *testing.T) {
 
 var named = regexp.MustCompile("`([a-z0-9_]+(?:/[A-Za-z0-9_.-]+)*)`")
 
-// TestTheArchitectureNamesWhatExists: every path with a slash exists, below internal/ or at the top, and every package is described.
+// TestTheArchitectureNamesWhatExists: every path with a slash exists, below internal/ or at the top, and every package
+// is described.
 func TestTheArchitectureNamesWhatExists(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(filepath.Join("..", "ARCHITECTURE.md"))
@@ -183,7 +186,8 @@ func TestDocumentsNameWhatTheProgramHas(t *testing.T) {
 	has := map[string]bool{}
 	for _, m := range path.FindAllStringSubmatch(string(contract), -1) {
 		for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
-			has[method+" "+parameter.ReplaceAllString(m[1], "{}")] = strings.Contains(m[2], "\n    "+strings.ToLower(method)+":")
+			has[method+" "+parameter.ReplaceAllString(m[1], "{}")] = strings.Contains(m[2],
+				"\n    "+strings.ToLower(method)+":")
 		}
 	}
 	metrics, operations := 0, 0

@@ -36,7 +36,8 @@ func sourceMessages(t *testing.T) []logged {
 				return err
 			case entry.IsDir() && (slices.Contains(notLogging, entry.Name()) || entry.Name() == "testdata"):
 				return fs.SkipDir
-			case filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") || strings.HasSuffix(path, ".gen.go"):
+			case filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") ||
+				strings.HasSuffix(path, ".gen.go"):
 				return nil
 			}
 			file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
@@ -74,8 +75,8 @@ var methods = map[string]struct {
 	message int
 	level   string
 }{
-	"Warn": {0, "WARN"}, "WarnContext": {1, "WARN"}, "Error": {0, "ERROR"}, "ErrorContext": {1, "ERROR"}, "Log": {2, ""}, "LogAttrs": {2, ""},
-	"Info": {0, "INFO"}, "InfoContext": {1, "INFO"},
+	"Warn": {0, "WARN"}, "WarnContext": {1, "WARN"}, "Error": {0, "ERROR"}, "ErrorContext": {1, "ERROR"},
+	"Log": {2, ""}, "LogAttrs": {2, ""}, "Info": {0, "INFO"}, "InfoContext": {1, "INFO"},
 }
 
 func (s source) messages() []logged {
@@ -93,7 +94,8 @@ func (s source) messages() []logged {
 		if x, named := selector.X.(*ast.Ident); !ok || len(call.Args) <= m.message || named && x.Name == "http" {
 			return true
 		}
-		if x, named := call.Args[m.message].(*ast.Ident); named && len(call.Args) == 1 && x.Name == "log" { // a method that takes a logger
+		// a method that takes a logger
+		if x, named := call.Args[m.message].(*ast.Ident); named && len(call.Args) == 1 && x.Name == "log" {
 			return true
 		}
 		levels := []string{m.level}
@@ -104,7 +106,8 @@ func (s source) messages() []logged {
 			return true
 		}
 		for _, message := range s.texts(call.Args[m.message]) {
-			all = append(all, logged{message, levels, s.fields(call.Args[m.message+1:]), s.files.Position(call.Pos()).String()})
+			all = append(all,
+				logged{message, levels, s.fields(call.Args[m.message+1:]), s.files.Position(call.Pos()).String()})
 		}
 		return true
 	})
@@ -120,7 +123,8 @@ func (s source) levels(level ast.Expr) []string {
 	var found []string
 	ast.Inspect(in, func(n ast.Node) bool {
 		if selector, ok := n.(*ast.SelectorExpr); ok {
-			if name, ok := strings.CutPrefix(selector.Sel.Name, "Level"); ok && (name == "Info" || name == "Warn" || name == "Error") {
+			if name, ok := strings.CutPrefix(selector.Sel.Name, "Level"); ok &&
+				(name == "Info" || name == "Warn" || name == "Error") {
 				found = append(found, strings.ToUpper(name))
 			}
 		}

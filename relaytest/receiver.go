@@ -156,7 +156,8 @@ func (r *Receiver) verify(req *http.Request, body []byte, at time.Time) (d *Deli
 		return nil, fmt.Sprintf("event %s came as %s of %q", event.ID, req.Method, got), http.StatusBadRequest
 	}
 	return &Delivery{
-		Event: event.ID, Subject: event.Subject, Sequence: event.Sequence, At: at, Sender: req.UserAgent(), Replay: req.Header.Get("webhook-replay"),
+		Event: event.ID, Subject: event.Subject, Sequence: event.Sequence, At: at, Sender: req.UserAgent(),
+		Replay: req.Header.Get("webhook-replay"),
 	}, "", http.StatusBadRequest
 }
 
@@ -248,7 +249,8 @@ func (r *Receiver) Misordered() []string {
 	for subject, list := range Firsts(r.Deliveries()) {
 		for i := 1; i < len(list); i++ {
 			if list[i].Sequence <= list[i-1].Sequence { // sixteen digits each
-				late = append(late, fmt.Sprintf("order %s: event %s came after %s", subject, list[i].Event, list[i-1].Event))
+				late = append(late,
+					fmt.Sprintf("order %s: event %s came after %s", subject, list[i].Event, list[i-1].Event))
 			}
 		}
 	}

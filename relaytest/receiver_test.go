@@ -56,7 +56,8 @@ func TestWhatIsNoGoodIsNoticed(t *testing.T) {
 		}{
 			{secret, "e-1", event, http.StatusNoContent, ""},
 			{secret, "e-1", event, http.StatusNoContent, ""}, // a repeat
-			{"whsec_c29tZWJvZHkgZWxzZSdzIHNlY3JldA==", "e-1", event, http.StatusUnauthorized, "a signature does not verify"},
+			{"whsec_c29tZWJvZHkgZWxzZSdzIHNlY3JldA==", "e-1", event, http.StatusUnauthorized,
+				"a signature does not verify"},
 			{secret, "e-2", event, http.StatusBadRequest, "is not the event's id"},
 			{secret, "e-1", strings.Replace(event, "o", "p", 1), http.StatusBadRequest, "another body than before"},
 			{secret, "e-1", "[]", http.StatusBadRequest, "is no event"},
@@ -64,7 +65,8 @@ func TestWhatIsNoGoodIsNoticed(t *testing.T) {
 			before := len(r.Problems())
 			got := deliver(t, r, d.secret, d.id, d.body)
 			problems := r.Problems()[before:]
-			if got != d.want || (d.problem == "") != (len(problems) == 0) || !strings.Contains(strings.Join(problems, ""), d.problem) {
+			if got != d.want || (d.problem == "") != (len(problems) == 0) ||
+				!strings.Contains(strings.Join(problems, ""), d.problem) {
 				t.Errorf("%s %s: %d %q, want %d %q", d.id, d.body, got, problems, d.want, d.problem)
 			}
 		}

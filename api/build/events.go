@@ -59,8 +59,9 @@ func (e eventSchemas) typed(types []string) node {
 		}
 		schema := e.variant(name, ref(data))
 		if !order {
-			set(schema, "description", text("A fact about the relay itself, with what to do about it. Only filters that name "+
-				"`audatex.relay.*` get these events."))
+			set(schema, "description",
+				text("A fact about the relay itself, with what to do about it. Only filters that name "+
+					"`audatex.relay.*` get these events."))
 		}
 		set(yamljson.Get(schema, "properties"), "type", object("type", "string", "enum", list(text(t))))
 		set(components, name, schema)
@@ -68,7 +69,8 @@ func (e eventSchemas) typed(types []string) node {
 		set(mapping, t, text("#/components/schemas/"+name))
 	}
 
-	description := yamljson.Text(yamljson.Get(e[envelope], "description")) + " More types may come: skip those that you do not know."
+	description := yamljson.Text(yamljson.Get(e[envelope], "description")) +
+		" More types may come: skip those that you do not know."
 	event := object(
 		"title", envelope, "description", description,
 		"oneOf", choices, "discriminator", object("propertyName", "type", "mapping", mapping))
@@ -107,7 +109,8 @@ func hoist(components node, name string, schema node) {
 	inside = func(n node) {
 		for i, child := range n.Content {
 			title := yamljson.Text(yamljson.Get(child, "title"))
-			if n.Kind != yaml.MappingNode && n.Kind != yaml.SequenceNode || title == "" || child.Kind != yaml.MappingNode {
+			if n.Kind != yaml.MappingNode && n.Kind != yaml.SequenceNode || title == "" ||
+				child.Kind != yaml.MappingNode {
 				inside(child)
 				continue
 			}

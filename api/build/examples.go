@@ -11,8 +11,8 @@ import (
 
 // examples are the files of api/examples: of events and problems by their types, and of operations by their ids. An
 // operation's example has its parameters by name under path and query, its request, others (more requests, by name,
-// each with summary and value), its response, and responses that differ from that by their status. A member { $event: type
-// } stands for the event of that type.
+// each with summary and value), its response, and responses that differ from that by their status. A member { $event:
+// type } stands for the event of that type.
 type examples struct {
 	operations, events, problems node
 }

@@ -40,7 +40,8 @@ func run(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "served", "details.json"), details, 0o644); err != nil { //nolint:gosec // a source file
+	//nolint:gosec // a source file
+	if err := os.WriteFile(filepath.Join(dir, "served", "details.json"), details, 0o644); err != nil {
 		return err
 	}
 	for name, doc := range map[string]node{"openapi.yaml": openapi, "asyncapi.yaml": asyncapi} {
@@ -54,7 +55,8 @@ func run(dir string) error {
 		if err := e.Close(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, "served", name), b.Bytes(), 0o644); err != nil { //nolint:gosec // a source file
+		//nolint:gosec // a source file
+		if err := os.WriteFile(filepath.Join(dir, "served", name), b.Bytes(), 0o644); err != nil {
 			return err
 		}
 	}

@@ -28,7 +28,9 @@ func buildOpenAPI(dir string, events eventSchemas) (node, error) {
 	if kinds == nil {
 		return nil, fmt.Errorf("the schema TestCallback lists no types of events")
 	}
-	members(events.typed(each.Of(kinds.Content, yamljson.Text)), func(name string, schema node) { set(schemas, name, schema) })
+	members(events.typed(each.Of(kinds.Content, yamljson.Text)), func(name string, schema node) {
+		set(schemas, name, schema)
+	})
 	members(schemas, func(_ string, schema node) { optional(schema) })
 	walk(doc, withoutOwn)
 	addExamples(doc, examples)
@@ -36,7 +38,8 @@ func buildOpenAPI(dir string, events eventSchemas) (node, error) {
 	return doc, nil
 }
 
-// withoutUnused removes the shared requests and responses that are used nowhere any more, as each place has its own example.
+// withoutUnused removes the shared requests and responses that are used nowhere any more, as each place has its own
+// example.
 func withoutUnused(doc node) {
 	used := map[string]bool{}
 	walk(doc, func(n node) { used[yamljson.Text(yamljson.Get(n, "$ref"))] = true })
@@ -66,7 +69,8 @@ func optional(schema node) {
 			if standard == nil {
 				return
 			}
-			says := strings.TrimSpace(yamljson.Text(yamljson.Get(property, "description")) + " Left out: `" + standard.Value + "`.")
+			says := strings.TrimSpace(yamljson.Text(yamljson.Get(property, "description")) +
+				" Left out: `" + standard.Value + "`.")
 			remove(property, "default")
 			set(property, "description", text(says))
 		})

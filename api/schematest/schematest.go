@@ -87,7 +87,8 @@ func Log(t testing.TB, s *store.Store) {
 	for from, more := uint64(1), true; more; {
 		var events []store.Stored
 		var err error
-		if events, more, err = s.Events.Scan(context.Background(), from, []string{"audatex.*.relay.>"}, 500); err != nil {
+		if events, more, err = s.Events.Scan(context.Background(), from,
+			[]string{"audatex.*.relay.>"}, 500); err != nil {
 			t.Fatalf("read the log: %v", err)
 		}
 		for _, stored := range events {

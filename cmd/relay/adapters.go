@@ -48,8 +48,7 @@ func (v *vendor) session(c relay.Connection) *audatex.Session {
 	return audatex.NewSession(v.client, v.tokens, c.ID, c.Level)
 }
 
-// Order reads an order for the resolver. Levels differ in the event calls only, so the connection's
-// id is enough.
+// Order reads an order for the resolver. Levels differ in the event calls only, so the connection's id is enough.
 func (v *vendor) Order(
 	ctx context.Context, connection, id string, begin func() (context.Context, error),
 ) (json.RawMessage, error) {
@@ -146,13 +145,17 @@ func (c callbacks) health(ctx context.Context, ids []string) map[string]string {
 }
 
 // RetryDelivery asks the owner to make a delivery that waits due now.
-func (c callbacks) RetryDelivery(ctx context.Context, cb relay.Callback, seq uint64, order string) (w httpapi.Waiting, err error) {
+func (c callbacks) RetryDelivery(
+	ctx context.Context, cb relay.Callback, seq uint64, order string,
+) (w httpapi.Waiting, err error) {
 	err = c.owners.Ask(ctx, relay.ShardOf(cb.ID), askRetry, deliveryRef{cb.ID, cb.Generation, seq, order}, &w)
 	return w, err
 }
 
 // SkipDelivery asks the owner to end a delivery that waits.
-func (c callbacks) SkipDelivery(ctx context.Context, cb relay.Callback, seq uint64, order string) (w httpapi.Waiting, err error) {
+func (c callbacks) SkipDelivery(
+	ctx context.Context, cb relay.Callback, seq uint64, order string,
+) (w httpapi.Waiting, err error) {
 	err = c.owners.Ask(ctx, relay.ShardOf(cb.ID), askSkip, deliveryRef{cb.ID, cb.Generation, seq, order}, &w)
 	return w, err
 }
@@ -227,11 +230,10 @@ const (
 	askSkip      = "skip"   // a delivery: end it
 )
 
-// answers returns the functions by which this replica handles requests about the shards that it
-// owns.
+// answers returns the functions by which this replica handles requests about the shards that it owns.
 func answers(
-	polling *poller.Poller, reconciling *reconciler.Reconciler, resolving *resolver.Resolver, dispatching *dispatcher.Dispatcher,
-	replaying *replay.Replayer, tokens *audatex.Tokens,
+	polling *poller.Poller, reconciling *reconciler.Reconciler, resolving *resolver.Resolver,
+	dispatching *dispatcher.Dispatcher, replaying *replay.Replayer, tokens *audatex.Tokens,
 ) map[string]owners.Handler {
 	return map[string]owners.Handler{
 		askPoll: owners.Answer(func(ctx context.Context, connection string) (any, error) {
@@ -246,7 +248,8 @@ func answers(
 		}),
 		askStatus: owners.Look(func(_ context.Context, id string) (httpapi.Status, bool) {
 			s, ok := dispatching.Status(id)
-			status := httpapi.Status{Health: httpapi.CallbackHealth(s.Health), Backlog: s.Backlog, LagSeconds: s.LagSeconds, Expired: s.Expired}
+			status := httpapi.Status{Health: httpapi.CallbackHealth(s.Health), Backlog: s.Backlog,
+				LagSeconds: s.LagSeconds, Expired: s.Expired}
 			if slow := s.Slowed; slow != nil {
 				status.Slowed = httpapi.CallbackSlowed{PerSecond: slow.PerSecond, Since: slow.Since}
 			}
@@ -315,9 +318,10 @@ type reconcileRequest struct {
 // reconcilers is the reconciler as the API sees it: the connection's own replica reads its orders.
 type reconcilers struct{ owners *owners.Owners }
 
-// Reconcile asks the owner to have a connection's open orders read again. It returns when that is
-// stored.
-func (r reconcilers) Reconcile(ctx context.Context, connection string, delivered bool) (doc relay.Reconciliation, err error) {
+// Reconcile asks the owner to have a connection's open orders read again. It returns when that is stored.
+func (r reconcilers) Reconcile(
+	ctx context.Context, connection string, delivered bool,
+) (doc relay.Reconciliation, err error) {
 	err = r.owners.Ask(ctx, relay.ShardOf(connection), askReconcile, reconcileRequest{connection, delivered}, &doc)
 	return doc, err
 }

@@ -66,12 +66,14 @@ func (c *restoreCommand) Run(p program) error {
 		return whichKeys(err)
 	}
 	fmt.Fprintf(p.stdout, "Restored what there was at %s. What came after that is not in it.\n"+
-		"Numbers of events run %s ahead of the clock from now on (--ahead for another restore, should this store be lost).\n",
+		"Numbers of events run %s ahead of the clock from now on (--ahead for another restore, should this store be "+
+		"lost).\n",
 		m.Ended.Format(time.RFC3339), m.Ahead)
 	if len(m.Consents) == 0 {
 		return nil
 	}
-	fmt.Fprintln(p.stdout, "\nA refresh token is good for one use. A connection whose token was refreshed after the time below needs consent again:\n"+
+	fmt.Fprintln(p.stdout, "\nA refresh token is good for one use. A connection whose token was refreshed after the "+
+		"time below needs consent again:\n"+
 		"the relay says so (consent-required) as soon as the vendor refuses it.")
 	table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "CONNECTION\tLAST REFRESH IN THE BACKUP")
@@ -86,7 +88,9 @@ func (c *restoreCommand) Run(p program) error {
 }
 
 // openBackup opens the store for a backup or a restore.
-func openBackup(p program, given settings.Tool, keys settings.Keys, fresh bool) (c backup.Config, done func(), err error) {
+func openBackup(
+	p program, given settings.Tool, keys settings.Keys, fresh bool,
+) (c backup.Config, done func(), err error) {
 	t, err := openTool(p, given, fresh)
 	if err != nil {
 		return c, nil, err
@@ -105,10 +109,12 @@ func (t *tool) backupConfig(given settings.Keys) (backup.Config, error) {
 	}
 	if len(keys) == 0 {
 		if t.NATSURL != "" {
-			return backup.Config{}, settings.Wrong("RELAY_ENCRYPTION_KEYS", "is required: the keys that the relays run with")
+			return backup.Config{}, settings.Wrong("RELAY_ENCRYPTION_KEYS",
+				"is required: the keys that the relays run with")
 		}
 		if keys, err = store.ReadKeyFile(t.DataDir); err != nil {
-			return backup.Config{}, settings.Wrong("RELAY_ENCRYPTION_KEYS", "is not set, and there is no key file beside the data: %w", err)
+			return backup.Config{}, settings.Wrong("RELAY_ENCRYPTION_KEYS",
+				"is not set, and there is no key file beside the data: %w", err)
 		}
 	}
 	sealer, err := store.NewSealer(keys)

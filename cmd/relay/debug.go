@@ -12,8 +12,8 @@ type debugCommand struct {
 
 // Help describes the command.
 func (debugCommand) Help() string {
-	return "Sends SIGUSR1 to a relay that runs beside it, as the same user: it logs debug lines, and after a second time as before. " +
-		"It is for containers, whose image has no kill: kubectl exec POD -- /usr/bin/relay debug."
+	return "Sends SIGUSR1 to a relay that runs beside it, as the same user: it logs debug lines, and after a second " +
+		"time as before. It is for containers, whose image has no kill: kubectl exec POD -- /usr/bin/relay debug."
 }
 
 // Run sends the signal, to nothing but a relay: it would end most other processes.

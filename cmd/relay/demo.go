@@ -76,9 +76,8 @@ func (c *demoCommand) check() error {
 	return nil
 }
 
-// demoSettings are those of a relay for one machine and a short life. They are written out rather
-// than read from flags: RELAY_… variables of a real relay in the same shell must not reach the
-// demo.
+// demoSettings are those of a relay for one machine and a short life. They are written out rather than read from flags:
+// RELAY_… variables of a real relay in the same shell must not reach the demo.
 func demoSettings(r demo.Relay, verbose bool) settings.Serve {
 	s := settings.Serve{
 		Serving: settings.Serving{
@@ -89,7 +88,8 @@ func demoSettings(r demo.Relay, verbose bool) settings.Serve {
 		Vendor: settings.Vendor{
 			AudatexBaseURL: r.VendorURL + sandbox.APIPath, AudatexAuthURL: r.VendorURL + sandbox.AuthorizePath,
 			AudatexTokenURL: r.VendorURL + sandbox.TokenPath,
-			AudatexClientID: "sandbox-client", AudatexClientSecret: "sandbox-secret", AudatexAuthStyle: "form", AudatexPKCE: "on",
+			AudatexClientID: "sandbox-client", AudatexClientSecret: "sandbox-secret", AudatexAuthStyle: "form",
+			AudatexPKCE:   "on",
 			AudatexScopes: []string{sandbox.ScopeBasic, sandbox.ScopePartsOrders},
 			AudatexTopic:  audatex.DefaultTopic, AudatexTimezone: "UTC",
 			// The double has no budget, and seconds count here.
@@ -97,9 +97,11 @@ func demoSettings(r demo.Relay, verbose bool) settings.Serve {
 			PollInterval: settings.Duration(500 * time.Millisecond), PollSooner: settings.Duration(time.Minute),
 		},
 		Callbacks: settings.Callbacks{
-			CallbackAllowCIDRs: []string{"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"},
+			CallbackAllowCIDRs: []string{"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12",
+				"192.168.0.0/16", "fc00::/7"},
 		},
-		Store:  settings.Store{DataDir: r.Dir, StorageSync: "1s", Retention: settings.Duration(24 * time.Hour), NATSPrefix: "relay"},
+		Store: settings.Store{DataDir: r.Dir, StorageSync: "1s",
+			Retention: settings.Duration(24 * time.Hour), NATSPrefix: "relay"},
 		Listen: settings.Listen{NATSListen: "127.0.0.1:0"},
 	}
 	for _, seconds := range []int{1, 2, 5, 10, 30, 60, 300, 600, 1800} {

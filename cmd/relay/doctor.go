@@ -23,8 +23,9 @@ type doctorCommand struct {
 
 // Help describes how it examines.
 func (doctorCommand) Help() string {
-	return "Give it the settings of the relay. It asks the running relay by its API, with the administrator's token; if none answers, it " +
-		"says so and checks what can be seen from the settings. It changes nothing. Exit code 1 if anything is wrong."
+	return "Give it the settings of the relay. It asks the running relay by its API, with the administrator's token; " +
+		"if none answers, it says so and checks what can be seen from the settings. It changes nothing. Exit code 1 " +
+		"if anything is wrong."
 }
 
 // What the report above has: something to mend, or only something that could not be looked at.
@@ -37,7 +38,8 @@ var (
 func (c *doctorCommand) Run(p program) error {
 	r := doctor.Report{At: time.Now().UTC(), Version: buildVersion()}
 	for _, u := range p.unknown {
-		r.Add(doctor.Wrong(doctor.Settings, u.Name, "it is no setting of the relay and has no effect", "correct its name; near is "+u.Nearest))
+		r.Add(doctor.Wrong(doctor.Settings, u.Name, "it is no setting of the relay and has no effect",
+			"correct its name; near is "+u.Nearest))
 	}
 	checked, err := c.Check()
 	admins, tokenErr := c.ReadAdmins()
@@ -76,7 +78,8 @@ func (c *doctorCommand) settings(err error, reported bool) doctor.Check {
 	case err == nil:
 		return doctor.Fine(doctor.Settings, "", "they can be used")
 	case reported && c.URL != "":
-		return doctor.Unknown(doctor.Settings, "", "of the relay they are not known; a relay would not start with those of this command: %v", err)
+		return doctor.Unknown(doctor.Settings, "",
+			"of the relay they are not known; a relay would not start with those of this command: %v", err)
 	}
 	return doctor.Wrong(doctor.Settings, "", err.Error(), "correct it: a relay does not start with it")
 }
@@ -103,7 +106,8 @@ func (c *doctorCommand) report(p program, r doctor.Report) error {
 func (c *doctorCommand) address() (string, error) {
 	if c.URL != "" {
 		u, err := url.Parse(c.URL)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Path != "" && u.Path != "/" {
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil ||
+			u.RawQuery != "" || u.Path != "" && u.Path != "/" {
 			return "", settings.Wrong("--url", "must be http:// or https:// with a host, and nothing behind it")
 		}
 		return u.Scheme + "://" + u.Host, nil
@@ -152,7 +156,8 @@ func (c *doctorCommand) cluster(p program) []doctor.Check {
 	given.LogLevel = "error" // the report names what is wrong
 	t, err := openTool(quiet, given, false)
 	if err != nil {
-		return []doctor.Check{doctor.Wrong(doctor.NATS, "", err.Error(), "look at the NATS servers, and at RELAY_NATS_URL and its login")}
+		return []doctor.Check{
+			doctor.Wrong(doctor.NATS, "", err.Error(), "look at the NATS servers, and at RELAY_NATS_URL and its login")}
 	}
 	defer t.close()
 	return doctor.Streams(ctx, t.topo, t.js)

@@ -144,7 +144,8 @@ func newLogger(p program, c settings.StoreConfig) *logging.Log {
 func (p program) warn(c settings.StoreConfig, log *slog.Logger) {
 	c.Warn(log)
 	for _, u := range p.unknown {
-		log.Warn("a variable is set that is no setting of the relay and has no effect", "variable", u.Name, "nearest", u.Nearest)
+		log.Warn("a variable is set that is no setting of the relay and has no effect", "variable",
+			u.Name, "nearest", u.Nearest)
 	}
 }
 

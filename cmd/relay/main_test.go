@@ -60,8 +60,9 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "terminate": terminate, "await": await, "logged": logged, "fetch": fetch, "occupy": occupy, "register": register, "known": known,
-			"freeport": freePort, "natsserver": natsServer, "refused": refused, "filelimit": fileLimit,
+			"exits": exits, "terminate": terminate, "await": await, "logged": logged, "fetch": fetch, "occupy": occupy,
+			"register": register, "known": known, "freeport": freePort, "natsserver": natsServer, "refused": refused,
+			"filelimit": fileLimit,
 		},
 	})
 }
@@ -160,7 +161,8 @@ func register(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: register host:port id")
 	}
-	request, err := http.NewRequest(http.MethodPut, "http://"+args[0]+"/v1/callbacks/"+args[1], strings.NewReader(`{"url":"https://bms.example/"}`))
+	request, err := http.NewRequest(http.MethodPut, "http://"+args[0]+"/v1/callbacks/"+args[1],
+		strings.NewReader(`{"url":"https://bms.example/"}`))
 	ts.Check(err)
 	request.Header.Set("Authorization", "Bearer "+ts.Getenv("RELAY_ADMIN_TOKEN"))
 	request.Header.Set("Content-Type", "application/json")

@@ -17,12 +17,15 @@ import (
 )
 
 // documented is a row of a table in docs/metrics.md: name, labels, kind.
-var documented = regexp.MustCompile("(?m)^\\| `(audatex_relay_[a-z_]+)` \\| ([a-z_, `]*) ?\\| (counter|gauge|histogram|while)\\b")
+var documented = regexp.MustCompile("(?m)^\\| `(audatex_relay_[a-z_]+)` \\| ([a-z_, `]*) ?\\| " +
+	"(counter|gauge|histogram|while)\\b")
 
 // described is how the library writes what a metric is.
-var described = regexp.MustCompile(`fqName: "(audatex_relay_[a-z_]+)", help: ".*", constLabels: {(.*)}, variableLabels: {(.*)}}`)
+var described = regexp.MustCompile(
+	`fqName: "(audatex_relay_[a-z_]+)", help: ".*", constLabels: {(.*)}, variableLabels: {(.*)}}`)
 
-// docs/metrics.md lists every metric that a running relay can show, those of trouble among them, with its labels, and no others.
+// docs/metrics.md lists every metric that a running relay can show, those of trouble among them, with its labels, and
+// no others.
 func TestEveryMetricIsDocumented(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../../docs/metrics.md")
@@ -57,7 +60,8 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 func registered(t *testing.T) map[string]bool {
 	vendor := httptest.NewServer(http.NotFoundHandler())
 	defer vendor.Close()
-	given := demoSettings(demo.Relay{Dir: t.TempDir(), VendorURL: vendor.URL, AdminToken: "an-admin-token-for-this-test"}, true)
+	given := demoSettings(demo.Relay{Dir: t.TempDir(), VendorURL: vendor.URL,
+		AdminToken: "an-admin-token-for-this-test"}, true)
 	given.NATSListen = "127.0.0.1:0"
 	config, err := given.Check()
 	if err != nil {

@@ -20,7 +20,9 @@ const (
 )
 
 // metricsServer serves /metrics, to those who show the token if there is one; then the Guard asks for it.
-func metricsServer(registry *prometheus.Registry, token relay.Secret, ingressMetrics *ingress.Metrics, log *slog.Logger) (*http.Server, *ingress.Guard) {
+func metricsServer(
+	registry *prometheus.Registry, token relay.Secret, ingressMetrics *ingress.Metrics, log *slog.Logger,
+) (*http.Server, *ingress.Guard) {
 	var guard *ingress.Guard
 	var scrapes http.Handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		Registry: registry, EnableOpenMetrics: true, MaxRequestsInFlight: scrapesAtOnce, Timeout: scrapeTimeout,
@@ -32,6 +34,7 @@ func metricsServer(registry *prometheus.Registry, token relay.Secret, ingressMet
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", scrapes)
 	return &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 16 << 10,
 	}, guard
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// /metrics is read with its token, or by everybody where none is set; who fails is counted, gets the reason, and is slowed down.
+// /metrics is read with its token, or by everybody where none is set; who fails is counted, gets the reason, and is
+// slowed down.
 func TestMetricsToken(t *testing.T) {
 	t.Parallel()
 	const token = "a-token-for-the-scraper"
@@ -43,17 +44,20 @@ func TestMetricsToken(t *testing.T) {
 		"Bearer " + token + "x": "not that of", "Bearer a": "not that of",
 	} {
 		code, body, header := read(guarded, authorization)
-		if code != http.StatusUnauthorized || !strings.Contains(body, says) || strings.Contains(body, token) || header.Get("WWW-Authenticate") == "" {
+		if code != http.StatusUnauthorized || !strings.Contains(body, says) || strings.Contains(body, token) ||
+			header.Get("WWW-Authenticate") == "" {
 			t.Errorf("%q: %d %s", authorization, code, body)
 		}
 	}
-	if a, b := testutil.ToFloat64(ingressMetrics.FailureCounter("metrics", "missing")), testutil.ToFloat64(ingressMetrics.FailureCounter("metrics", "token")); a != 3 || b != 2 {
+	if a, b := testutil.ToFloat64(ingressMetrics.FailureCounter("metrics", "missing")),
+		testutil.ToFloat64(ingressMetrics.FailureCounter("metrics", "token")); a != 3 || b != 2 {
 		t.Errorf("%v without a token and %v with a wrong one are counted", a, b)
 	}
 	for range ingress.DefaultFailures {
 		_, _, _ = read(guarded, "Bearer wrong")
 	}
-	if code, body, header := read(guarded, "Bearer wrong"); code != http.StatusTooManyRequests || header.Get("Retry-After") == "" {
+	if code, body, header := read(guarded, "Bearer wrong"); code != http.StatusTooManyRequests ||
+		header.Get("Retry-After") == "" {
 		t.Errorf("after many failures: %d %s", code, body)
 	}
 	code, body, _ := read(guarded, "bearer "+token)

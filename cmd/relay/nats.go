@@ -32,7 +32,8 @@ func showClients(registry *prometheus.Registry, b bus) {
 		return
 	}
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "audatex_relay_nats_clients", Help: "Subscribers that are logged in at RELAY_NATS_LISTEN; absent without it.",
+		Name: "audatex_relay_nats_clients",
+		Help: "Subscribers that are logged in at RELAY_NATS_LISTEN; absent without it.",
 	}, func() float64 { return float64(server.LoggedIn()) }))
 }
 
@@ -46,7 +47,8 @@ func (external) Stop()                   {}
 
 // connect connects to the external cluster, or starts the embedded server.
 func (s start) connect(
-	ctx context.Context, c settings.StoreConfig, listen settings.Listen, limits natsd.Limits, ingressMetrics *ingress.Metrics,
+	ctx context.Context, c settings.StoreConfig, listen settings.Listen, limits natsd.Limits,
+	ingressMetrics *ingress.Metrics,
 ) (bus, *nats.Conn, error) {
 	if c.NATSURL != "" {
 		nc, err := s.dial(ctx, c)
@@ -76,9 +78,8 @@ func (s start) connect(
 	return server, nc, nil
 }
 
-// dial connects to the external cluster. While no server can be reached it keeps trying: a relay
-// may well start before its cluster. A cluster that cannot be used is a setting's error, returned
-// at once.
+// dial connects to the external cluster. While no server can be reached it keeps trying: a relay may well start before
+// its cluster. A cluster that cannot be used is a setting's error, returned at once.
 func (s start) dial(ctx context.Context, c settings.StoreConfig) (nc *nats.Conn, err error) {
 	cluster := natsd.Remote{
 		URL: c.NATSURL, Creds: c.NATSCreds, User: c.NATSUser, Password: c.NATSPassword,
@@ -128,8 +129,7 @@ func newEvents(
 	return natsd.NewEvents(copied)
 }
 
-// runEvents keeps the copy once it is known which keys there are, and removes the consumers of
-// those that are gone.
+// runEvents keeps the copy once it is known which keys there are, and removes the consumers of those that are gone.
 func runEvents(ctx context.Context, events *natsd.Events, keys *access.Keys) error {
 	if events == nil {
 		<-ctx.Done()

@@ -57,7 +57,8 @@ func natsServer(ts *testscript.TestScript, neg bool, args []string) {
 	address, err := net.ResolveTCPAddr("tcp", args[1])
 	ts.Check(err)
 	opts := &server.Options{
-		Host: "127.0.0.1", Port: address.Port, JetStream: true, StoreDir: ts.MkAbs("jetstream"), NoSigs: true, NoLog: true, JetStreamMaxStore: 1 << 30,
+		Host: "127.0.0.1", Port: address.Port, JetStream: true, StoreDir: ts.MkAbs("jetstream"), NoSigs: true,
+		NoLog: true, JetStreamMaxStore: 1 << 30,
 	}
 	if len(args) > 2 {
 		switch args[2] {
@@ -102,7 +103,8 @@ func certificates(ts *testscript.TestScript) *tls.Config {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		ts.Check(err)
 		serial++
-		template.SerialNumber, template.NotBefore, template.NotAfter = big.NewInt(serial), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+		template.SerialNumber, template.NotBefore, template.NotAfter = big.NewInt(serial),
+			time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
 		if parent == nil {
 			parent, signer = template, key
 		}
@@ -113,10 +115,12 @@ func certificates(ts *testscript.TestScript) *tls.Config {
 		return made, key
 	}
 	authority, signer := issue(&x509.Certificate{
-		Subject: pkix.Name{CommonName: "authority"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		Subject: pkix.Name{CommonName: "authority"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign,
 	}, nil, nil)
 	serves, serverKey := issue(&x509.Certificate{
-		Subject: pkix.Name{CommonName: "server"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		Subject: pkix.Name{CommonName: "server"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, authority, signer)
 	client, clientKey := issue(&x509.Certificate{
 		Subject: pkix.Name{CommonName: "relay"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
@@ -124,7 +128,8 @@ func certificates(ts *testscript.TestScript) *tls.Config {
 	der, err := x509.MarshalECPrivateKey(clientKey)
 	ts.Check(err)
 	for name, block := range map[string]*pem.Block{
-		"ca.pem": {Type: "CERTIFICATE", Bytes: authority.Raw}, "client.pem": {Type: "CERTIFICATE", Bytes: client.Raw}, "client.key": {Type: "EC PRIVATE KEY", Bytes: der},
+		"ca.pem": {Type: "CERTIFICATE", Bytes: authority.Raw}, "client.pem": {Type: "CERTIFICATE", Bytes: client.Raw},
+		"client.key": {Type: "EC PRIVATE KEY", Bytes: der},
 	} {
 		ts.Check(os.WriteFile(ts.MkAbs(name), pem.EncodeToMemory(block), 0o600))
 	}
@@ -176,7 +181,8 @@ func refused(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: refused host:port")
 	}
 	began := time.Now()
-	request, err := http.NewRequest(http.MethodPut, "http://"+args[0]+"/v1/callbacks/"+fmt.Sprint(began.UnixNano()), strings.NewReader(`{"url":"https://bms.example/"}`))
+	request, err := http.NewRequest(http.MethodPut, "http://"+args[0]+"/v1/callbacks/"+fmt.Sprint(began.UnixNano()),
+		strings.NewReader(`{"url":"https://bms.example/"}`))
 	ts.Check(err)
 	request.Header.Set("Authorization", "Bearer "+ts.Getenv("RELAY_ADMIN_TOKEN"))
 	request.Header.Set("Content-Type", "application/json")
@@ -184,7 +190,8 @@ func refused(ts *testscript.TestScript, neg bool, args []string) {
 	answer, err := client.Do(request)
 	ts.Check(err)
 	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") == "" || answer.Header.Get("Content-Type") != "application/problem+json" {
+	if answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") == "" ||
+		answer.Header.Get("Content-Type") != "application/problem+json" {
 		ts.Fatalf("answered with status %d, %v", answer.StatusCode, answer.Header)
 	}
 	if took := time.Since(began); took > 30*time.Second { // milliseconds; a store that is waited for takes minutes

@@ -34,7 +34,8 @@ func (c *sandboxCommand) accounts() ([]sandbox.Account, error) {
 	for _, text := range c.Accounts {
 		parts := strings.SplitN(text, ":", 5)
 		if len(parts) < 4 {
-			return nil, settings.Wrong("--account", "an account is COMPANY:USER:PASSWORD:SITE, with or without :TERMINAL")
+			return nil, settings.Wrong("--account",
+				"an account is COMPANY:USER:PASSWORD:SITE, with or without :TERMINAL")
 		}
 		a := sandbox.Account{Password: parts[2], Consent: sandbox.Consent{
 			CompanyCode: parts[0], User: parts[1], Sites: []string{parts[3]},

@@ -22,8 +22,8 @@ type serveCommand struct {
 
 // Help describes the settings that have no default.
 func (serveCommand) Help() string {
-	return "Needs RELAY_ADMIN_TOKEN, RELAY_AUDATEX_CLIENT_ID and RELAY_AUDATEX_CLIENT_SECRET, and with an external NATS RELAY_ENCRYPTION_KEYS. " +
-		"Everything else has a default."
+	return "Needs RELAY_ADMIN_TOKEN, RELAY_AUDATEX_CLIENT_ID and RELAY_AUDATEX_CLIENT_SECRET, and with an external " +
+		"NATS RELAY_ENCRYPTION_KEYS. Everything else has a default."
 }
 
 // Run serves until SIGTERM, then drains.
@@ -72,9 +72,11 @@ func profile(path string) (stop func(), err error) {
 
 func newRegistry() *prometheus.Registry {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "audatex_relay_build_info", Help: "Version of the running relay.", ConstLabels: prometheus.Labels{"version": buildVersion()},
+		Name: "audatex_relay_build_info", Help: "Version of the running relay.",
+		ConstLabels: prometheus.Labels{"version": buildVersion()},
 	})
 	info.Set(1)
 	registry.MustRegister(info)
@@ -97,8 +99,12 @@ func warnOfListen(c settings.Listen, log *slog.Logger) {
 	if !c.InTheClear() {
 		return
 	}
-	log.Warn("RELAY_NATS_LISTEN takes subscribers from beyond this machine without TLS: their keys and events cross the network in the clear. "+
-		"Set RELAY_NATS_LISTEN_CERT and RELAY_NATS_LISTEN_KEY, or listen on 127.0.0.1 behind something that does TLS", "listen", c.NATSListen)
+	log.Warn(
+		"RELAY_NATS_LISTEN takes subscribers from beyond this machine without TLS: their keys and events cross the "+
+			"network in the clear. "+
+			"Set RELAY_NATS_LISTEN_CERT and RELAY_NATS_LISTEN_KEY, or listen on 127.0.0.1 behind something that "+
+			"does TLS",
+		"listen", c.NATSListen)
 }
 
 // schemaBase is where events claim that their schemas are served. CloudEvents requires an absolute

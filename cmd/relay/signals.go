@@ -37,8 +37,9 @@ func (s *signals) follow(log *logging.Log, rereads *settings.Rereads) {
 					log.ToggleDebug()
 					continue
 				}
-				log.Info("SIGHUP: the files of administrators' tokens, of the token of /metrics and of callbacks' authorities are read again; " +
-					"other settings need a restart")
+				log.Info(
+					"SIGHUP: the files of administrators' tokens, of the token of /metrics and of callbacks' " +
+						"authorities are read again; other settings need a restart")
 				rereads.Now()
 			}
 		}

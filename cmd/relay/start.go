@@ -18,8 +18,7 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// start repeats the steps of a start that may have to wait for others: for NATS, for a leader, for
-// room on the disk.
+// start repeats the steps of a start that may have to wait for others: for NATS, for a leader, for room on the disk.
 type start struct {
 	log     *slog.Logger
 	waiting func(reason string) // is called with what is waited for
@@ -72,7 +71,8 @@ func (s start) join(
 	ctx context.Context, st *store.Store, exclusive bool, registry prometheus.Registerer,
 ) (member *shard.Member, formats *topology.Versions, err error) {
 	if err := s.step(ctx, "the mark of the stored formats cannot be read", func() (err error) {
-		formats, err = topology.OpenFormats(ctx, topology.FormatsConfig{JS: st.JetStream(), Topology: st.Topology(), Log: s.log})
+		formats, err = topology.OpenFormats(ctx,
+			topology.FormatsConfig{JS: st.JetStream(), Topology: st.Topology(), Log: s.log})
 		return err
 	}); err != nil {
 		return nil, nil, err
@@ -81,7 +81,8 @@ func (s start) join(
 	err = s.step(ctx, "the other replicas cannot be joined", func() (err error) {
 		if member == nil {
 			member, err = shard.Join(ctx, shard.Config{
-				Store: st, Replica: replica, Version: topology.BuildFormats(), Exclusive: exclusive, Metrics: registry, Log: s.log,
+				Store: st, Replica: replica, Version: topology.BuildFormats(), Exclusive: exclusive, Metrics: registry,
+				Log: s.log,
 			})
 		}
 		if err == nil {

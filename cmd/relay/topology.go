@@ -41,9 +41,10 @@ func (c *topologyApplyCommand) Run(p program) error {
 		return err
 	}
 	defer t.close()
-	if err := t.patiently(p.ctx, "the streams and buckets cannot be brought up to date", func(ctx context.Context) error {
-		return t.topo.Apply(ctx, t.js)
-	}); err != nil {
+	if err := t.patiently(p.ctx, "the streams and buckets cannot be brought up to date",
+		func(ctx context.Context) error {
+			return t.topo.Apply(ctx, t.js)
+		}); err != nil {
 		return err
 	}
 	return t.reportTopology(p.ctx, p.stdout)

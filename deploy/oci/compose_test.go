@@ -16,8 +16,8 @@ import (
 	"github.com/nats-io/nats-server/v2/conf"
 )
 
-// secretsMade runs deploy/compose-secrets for a copy of the deployment, beside which the secrets then lie. The keyset comes from a
-// stand-in: the relay's own is tried where the relay is.
+// secretsMade runs deploy/compose-secrets for a copy of the deployment, beside which the secrets then lie. The keyset
+// comes from a stand-in: the relay's own is tried where the relay is.
 func secretsMade(t *testing.T) string {
 	t.Helper()
 	deploy := filepath.Join(t.TempDir(), "deploy")
@@ -38,17 +38,20 @@ func secretsMade(t *testing.T) string {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("compose-secrets: %v\n%s", err, out)
 	}
-	if err := os.WriteFile(filepath.Join(deploy, "secrets/audatex-client-secret"), []byte("secret\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(deploy, "secrets/audatex-client-secret"),
+		[]byte("secret\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return deploy
 }
 
-// load reads the file as docker compose does: against the schema, with its environment and secrets there, normalised and consistent.
+// load reads the file as docker compose does: against the schema, with its environment and secrets there, normalised
+// and consistent.
 func load(t *testing.T, deploy string, env ...string) (*compose.Project, error) {
 	t.Helper()
-	options, err := cli.NewProjectOptions([]string{filepath.Join(deploy, "compose.yaml")}, cli.WithEnv(env), cli.WithNormalization(true),
-		cli.WithConsistency(true), cli.WithResolvedPaths(true), cli.WithInterpolation(true))
+	options, err := cli.NewProjectOptions([]string{filepath.Join(deploy, "compose.yaml")}, cli.WithEnv(env),
+		cli.WithNormalization(true), cli.WithConsistency(true), cli.WithResolvedPaths(true),
+		cli.WithInterpolation(true))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +65,8 @@ func TestComposeWantsTheClientID(t *testing.T) {
 	}
 }
 
-// What the environment gives reaches the relay as it is; a password that Compose or NATS would read as something else is refused.
+// What the environment gives reaches the relay as it is; a password that Compose or NATS would read as something else
+// is refused.
 func TestComposeTakesValuesAsTheyAre(t *testing.T) {
 	t.Parallel()
 	deploy := secretsMade(t)
@@ -76,12 +80,14 @@ func TestComposeTakesValuesAsTheyAre(t *testing.T) {
 		}
 	}
 	for _, password := range []string{"pa$$word", "pass word", "5e62", "pass#word", "'password'"} {
-		if err := os.WriteFile(filepath.Join(deploy, "secrets/nats-password"), []byte(password+"\n"), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(deploy, "secrets/nats-password"),
+			[]byte(password+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		cmd := exec.Command(filepath.Join(deploy, "compose-secrets"))
 		cmd.Env = append(os.Environ(), "RELAY=echo")
-		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "must be letters and digits") || strings.Contains(string(out), password) {
+		if out, err := cmd.CombinedOutput(); err == nil ||
+			!strings.Contains(string(out), "must be letters and digits") || strings.Contains(string(out), password) {
 			t.Errorf("%q: %v %s", password, err, out)
 		}
 	}
@@ -157,13 +163,15 @@ func TestComposeRunsTheRelayOnThreeServers(t *testing.T) {
 		t.Errorf("stop_grace_period is %v, not five seconds above %v", relay.StopGracePeriod, grace)
 	}
 	for _, service := range project.Services {
-		if !service.ReadOnly || !slices.Contains(service.CapDrop, "ALL") || !slices.Contains(service.SecurityOpt, "no-new-privileges:true") {
+		if !service.ReadOnly || !slices.Contains(service.CapDrop, "ALL") ||
+			!slices.Contains(service.SecurityOpt, "no-new-privileges:true") {
 			t.Errorf("%s may do more than it needs", service.Name)
 		}
 	}
 }
 
-// checkServer looks at one NATS server: its configuration finds all that it names, and it stores on a volume of its own.
+// checkServer looks at one NATS server: its configuration finds all that it names, and it stores on a volume of its
+// own.
 func checkServer(t *testing.T, project *compose.Project, name string) {
 	t.Helper()
 	server := project.Services[name]
@@ -197,7 +205,8 @@ func checkServer(t *testing.T, project *compose.Project, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if user["user"] != *project.Services["relay"].Environment["RELAY_NATS_USER"] || user["password"] != strings.TrimSpace(string(password)) {
+	if user["user"] != *project.Services["relay"].Environment["RELAY_NATS_USER"] ||
+		user["password"] != strings.TrimSpace(string(password)) {
 		t.Errorf("%s lets another user in than the relay logs in as", name)
 	}
 	store := *server.Environment["NATS_STORE"]
@@ -213,7 +222,8 @@ func checkServer(t *testing.T, project *compose.Project, name string) {
 			t.Errorf("%s: %s is not mounted", name, variable)
 		}
 	}
-	if server.HealthCheck == nil || !slices.Contains(server.HealthCheck.Test, "http://127.0.0.1:8222/healthz?js-server-only=true") {
+	if server.HealthCheck == nil ||
+		!slices.Contains(server.HealthCheck.Test, "http://127.0.0.1:8222/healthz?js-server-only=true") {
 		t.Errorf("%s is not asked whether it is well", name)
 	}
 }

@@ -109,7 +109,8 @@ func TestDockerfileAgreesWithTheArchive(t *testing.T) {
 	equal("number of labels", len(archive.Labels) == len(docker.Labels), archive.Labels, docker.Labels)
 }
 
-// The image that builds has the Go that this module wants, which is the newest that anything in it wants. It would load no other.
+// The image that builds has the Go that this module wants, which is the newest that anything in it wants. It would load
+// no other.
 func TestDockerfileBuildsWithAGoThatIsNewEnough(t *testing.T) {
 	t.Parallel()
 	module, err := os.ReadFile("go.mod")

@@ -83,7 +83,8 @@ func imageOf(platform string, build origin, layers ...[]file) (v1.Image, error) 
 		if err != nil {
 			return nil, err
 		}
-		image, err = mutate.Append(image, mutate.Addendum{Layer: layer, History: v1.History{Created: v1.Time{Time: build.time}, CreatedBy: "deploy/oci"}})
+		image, err = mutate.Append(image, mutate.Addendum{Layer: layer,
+			History: v1.History{Created: v1.Time{Time: build.time}, CreatedBy: "deploy/oci"}})
 		if err != nil {
 			return nil, err
 		}
@@ -158,7 +159,8 @@ func archive(index v1.ImageIndex, out string, build origin) error {
 		return err
 	}
 	// The name is what skopeo and podman call the image by when they read the archive.
-	if err := path.AppendIndex(index, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": build.version})); err != nil {
+	if err := path.AppendIndex(index,
+		layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": build.version})); err != nil {
 		return err
 	}
 	var files []file

@@ -25,7 +25,8 @@ import (
 
 const testVersion = "0.0.0-test"
 
-// platforms are this machine's, and both with RELAY_IMAGE_PLATFORMS=all: compiling everything for another one takes minutes.
+// platforms are this machine's, and both with RELAY_IMAGE_PLATFORMS=all: compiling everything for another one takes
+// minutes.
 func platforms() []string {
 	if os.Getenv("RELAY_IMAGE_PLATFORMS") == "all" {
 		return []string{"linux/amd64", "linux/arm64"}
@@ -40,7 +41,8 @@ var built = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	out := filepath.Join(dir, "relay.tar")
-	return out, run(context.Background(), options{source: "../..", out: out, platforms: strings.Join(platforms(), ","), version: testVersion})
+	return out, run(context.Background(),
+		options{source: "../..", out: out, platforms: strings.Join(platforms(), ","), version: testVersion})
 })
 
 func TestMain(m *testing.M) {
@@ -78,7 +80,8 @@ func index(t *testing.T) v1.ImageIndex {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(manifest.Manifests) != 1 || manifest.Manifests[0].Annotations["org.opencontainers.image.ref.name"] != testVersion {
+	if len(manifest.Manifests) != 1 ||
+		manifest.Manifests[0].Annotations["org.opencontainers.image.ref.name"] != testVersion {
 		t.Fatalf("index.json names not one image of version %s: %+v", testVersion, manifest.Manifests)
 	}
 	inner, err := outer.ImageIndex(manifest.Manifests[0].Digest)
@@ -122,7 +125,8 @@ func TestArchiveIsAnImageLayout(t *testing.T) {
 			t.Fatal(err)
 		}
 		if manifest.MediaType != types.OCIManifestSchema1 || manifest.Config.MediaType != types.OCIConfigJSON {
-			t.Errorf("%s: manifest %s, configuration %s: not those of OCI", platform, manifest.MediaType, manifest.Config.MediaType)
+			t.Errorf("%s: manifest %s, configuration %s: not those of OCI",
+				platform, manifest.MediaType, manifest.Config.MediaType)
 		}
 		for _, layer := range manifest.Layers {
 			if layer.MediaType != types.OCILayer {
@@ -136,7 +140,8 @@ func TestArchiveIsAnImageLayout(t *testing.T) {
 		if config.OS+"/"+config.Architecture != platform {
 			t.Errorf("the configuration of %s is for %s/%s", platform, config.OS, config.Architecture)
 		}
-		if config.Config.Labels["org.opencontainers.image.version"] != testVersion || len(config.Config.Labels["org.opencontainers.image.revision"]) != 40 {
+		if config.Config.Labels["org.opencontainers.image.version"] != testVersion ||
+			len(config.Config.Labels["org.opencontainers.image.revision"]) != 40 {
 			t.Errorf("%s: labels do not say what was built: %v", platform, config.Config.Labels)
 		}
 	}
@@ -150,7 +155,8 @@ func TestArchiveIsReproducible(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := run(t.Context(), options{source: "../..", out: again, platforms: strings.Join(platforms(), ","), version: testVersion}); err != nil {
+	if err := run(t.Context(), options{source: "../..", out: again, platforms: strings.Join(platforms(), ","),
+		version: testVersion}); err != nil {
 		t.Fatal(err)
 	}
 	second, err := os.ReadFile(again)

@@ -89,7 +89,8 @@ type origin struct {
 // describe asks git, and SOURCE_DATE_EPOCH where there is no repository (a source archive).
 func describe(ctx context.Context, source, version string) (origin, error) {
 	git := func(args ...string) string {
-		out, err := exec.CommandContext(ctx, "git", append([]string{"-C", source}, args...)...).Output() //nolint:gosec // fixed arguments
+		//nolint:gosec // fixed arguments
+		out, err := exec.CommandContext(ctx, "git", append([]string{"-C", source}, args...)...).Output()
 		if err != nil {
 			return ""
 		}
@@ -119,7 +120,8 @@ func describe(ctx context.Context, source, version string) (origin, error) {
 
 // buildFlags are those of the Dockerfile. The zones' data goes into the binary: an image from scratch has none.
 func buildFlags(version string) []string {
-	return []string{"-trimpath", "-buildvcs=false", "-tags", "timetzdata", "-ldflags", "-s -w -X main.version=" + version}
+	return []string{"-trimpath", "-buildvcs=false", "-tags", "timetzdata", "-ldflags",
+		"-s -w -X main.version=" + version}
 }
 
 func compile(ctx context.Context, source, platform, version, out string) ([]byte, error) {
@@ -128,7 +130,8 @@ func compile(ctx context.Context, source, platform, version, out string) ([]byte
 		return nil, fmt.Errorf("platform %q is not linux/amd64 or the like", platform)
 	}
 	args := append([]string{"build", "-o", out}, buildFlags(version)...)
-	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/relay")...) //nolint:gosec // what is built is this repository
+	//nolint:gosec // what is built is this repository
+	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/relay")...)
 	cmd.Dir = source
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+arch, "GOFLAGS=", "GOWORK=off")
 	if output, err := cmd.CombinedOutput(); err != nil {

@@ -11,8 +11,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// TestComposeShowsTheRelay holds Prometheus and Grafana beside the relay to the files that they are given: each path that is named is
-// mounted, and each address is a service.
+// TestComposeShowsTheRelay holds Prometheus and Grafana beside the relay to the files that they are given: each path
+// that is named is mounted, and each address is a service.
 func TestComposeShowsTheRelay(t *testing.T) {
 	t.Parallel()
 	deploy := secretsMade(t)
@@ -34,7 +34,8 @@ func TestComposeShowsTheRelay(t *testing.T) {
 		t.Fatalf("services %v", project.ServiceNames())
 	}
 	for _, service := range []compose.ServiceConfig{prometheus, grafana} {
-		if !service.ReadOnly || !slices.Contains(service.CapDrop, "ALL") || !slices.Contains(service.SecurityOpt, "no-new-privileges:true") {
+		if !service.ReadOnly || !slices.Contains(service.CapDrop, "ALL") ||
+			!slices.Contains(service.SecurityOpt, "no-new-privileges:true") {
 			t.Errorf("%s may do more than it needs", service.Name)
 		}
 		for _, port := range service.Ports {
@@ -42,7 +43,8 @@ func TestComposeShowsTheRelay(t *testing.T) {
 				t.Errorf("%s: port %d is open to the network", service.Name, port.Target)
 			}
 		}
-		if tag := service.Image[strings.LastIndex(service.Image, ":")+1:]; tag == "latest" || !strings.Contains(tag, ".") {
+		if tag := service.Image[strings.LastIndex(service.Image, ":")+1:]; tag == "latest" ||
+			!strings.Contains(tag, ".") {
 			t.Errorf("%s runs whatever version there is: %s", service.Name, service.Image)
 		}
 	}
@@ -101,7 +103,8 @@ func TestComposeShowsTheRelay(t *testing.T) {
 	if err != nil || len(shown) != 3 {
 		t.Errorf("Grafana shows %v", shown)
 	}
-	if _, err := os.Stat(inside(grafana, *grafana.Environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])); err != nil {
+	if _, err := os.Stat(inside(grafana,
+		*grafana.Environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])); err != nil {
 		t.Error(err)
 	}
 }

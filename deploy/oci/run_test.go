@@ -21,8 +21,9 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// container runs the image's entry point by its configuration. As root it does so in a root directory of the unpacked image, as the
-// image's user; else the unpacked files are used where they lie, and what would be found at fixed places is named instead.
+// container runs the image's entry point by its configuration. As root it does so in a root directory of the unpacked
+// image, as the image's user; else the unpacked files are used where they lie, and what would be found at fixed places
+// is named instead.
 type container struct {
 	root   string
 	config v1.Config
@@ -60,7 +61,8 @@ func (c container) command(ctx context.Context, args []string, env ...string) *e
 		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: c.root, Credential: &syscall.Credential{Uid: user, Gid: user}}
 	} else {
 		cmd.Dir = c.root
-		cmd.Env = append(cmd.Env, "RELAY_DATA_DIR="+filepath.Join(c.root, dataPath), "SSL_CERT_FILE="+filepath.Join(c.root, rootsPath))
+		cmd.Env = append(cmd.Env, "RELAY_DATA_DIR="+filepath.Join(c.root, dataPath),
+			"SSL_CERT_FILE="+filepath.Join(c.root, rootsPath))
 	}
 	return cmd
 }
@@ -82,7 +84,8 @@ func TestContainerRefusesWrongSettings(t *testing.T) {
 	}
 }
 
-// The image is enough to run the relay: its store goes to the data directory, zones and authorities are found, and SIGTERM ends it well.
+// The image is enough to run the relay: its store goes to the data directory, zones and authorities are found, and
+// SIGTERM ends it well.
 func TestContainerServes(t *testing.T) {
 	t.Parallel()
 	c := newContainer(t)
@@ -107,9 +110,11 @@ func TestContainerServes(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := c.command(ctx, nil, "RELAY_ADMIN_TOKEN=administrator-of-the-test", "RELAY_AUDATEX_CLIENT_ID=test", "RELAY_AUDATEX_CLIENT_SECRET=test",
+	cmd := c.command(ctx, nil, "RELAY_ADMIN_TOKEN=administrator-of-the-test", "RELAY_AUDATEX_CLIENT_ID=test",
+		"RELAY_AUDATEX_CLIENT_SECRET=test",
 		"RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0", "RELAY_AUDATEX_TIMEZONE=Europe/London",
-		"RELAY_POLL_INTERVAL=500ms", "RELAY_LOG_LEVEL=debug", "RELAY_AUDATEX_TOKEN_URL="+vendor.URL+"/token", "RELAY_AUDATEX_BASE_URL="+vendor.URL)
+		"RELAY_POLL_INTERVAL=500ms", "RELAY_LOG_LEVEL=debug", "RELAY_AUDATEX_TOKEN_URL="+vendor.URL+"/token",
+		"RELAY_AUDATEX_BASE_URL="+vendor.URL)
 	read, write, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +164,8 @@ func TestContainerServes(t *testing.T) {
 	if status, body := call("GET", "/readyz", ""); status != 200 {
 		t.Errorf("/readyz: %d %s", status, body)
 	}
-	if status, body := call("PUT", "/v1/connections/leeds", `{"level":"site","site":"leeds","refreshToken":"r"}`); status != 201 {
+	if status, body := call("PUT", "/v1/connections/leeds",
+		`{"level":"site","site":"leeds","refreshToken":"r"}`); status != 201 {
 		t.Fatalf("PUT connection: %d %s", status, body)
 	}
 	// A poll needs a token: this came through TLS.

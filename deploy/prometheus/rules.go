@@ -38,7 +38,8 @@ func readRules() ([]rule, error) {
 	}
 	var all []rule
 	for _, file := range files {
-		groups, problems := rulefmt.ParseFile(file, false, model.LegacyValidation, language, slog.New(slog.DiscardHandler))
+		groups, problems := rulefmt.ParseFile(file, false, model.LegacyValidation, language,
+			slog.New(slog.DiscardHandler))
 		if len(problems) > 0 {
 			return nil, errors.Join(problems...)
 		}

@@ -73,7 +73,8 @@ func TestEveryAlertHasBothCases(t *testing.T) {
 	}
 	for _, r := range rules {
 		if r.Alert != "" && (fires[r.Alert] == 0 || silent[r.Alert] == 0) {
-			t.Errorf("%s has %d cases in which it fires and %d in which it is silent", r.Alert, fires[r.Alert], silent[r.Alert])
+			t.Errorf("%s has %d cases in which it fires and %d in which it is silent",
+				r.Alert, fires[r.Alert], silent[r.Alert])
 		}
 	}
 	if len(fires) < 25 {
@@ -82,7 +83,8 @@ func TestEveryAlertHasBothCases(t *testing.T) {
 }
 
 // TestWhatFollowsIsNotSent: the Alertmanager sends no ticket for each connection or callback while a page covers all of
-// them, and no page about what a store that fails leads to. What it is configured not to send are alerts that there are.
+// them, and no page about what a store that fails leads to. What it is configured not to send are alerts that there
+// are.
 func TestWhatFollowsIsNotSent(t *testing.T) {
 	t.Parallel()
 	rules, err := readRules()
@@ -125,9 +127,11 @@ func TestWhatFollowsIsNotSent(t *testing.T) {
 		}
 	}
 	for _, pair := range [][2]string{
-		{"RelayPollsLate", "RelayConnectionPollsLate"}, {"RelayNotificationsWaiting", "RelayConnectionNotificationsWaiting"},
+		{"RelayPollsLate", "RelayConnectionPollsLate"},
+		{"RelayNotificationsWaiting", "RelayConnectionNotificationsWaiting"},
 		{"RelayMostReceiversFail", "RelayReceiverFailing"}, {"RelayMostReceiversFail", "RelayReceiverCircuitOpen"},
-		{"RelayStoreFailing", "RelayPollsLate"}, {"RelayStoreFailing", "RelayShardWithoutOwner"}, {"RelayStoreFailing", "RelayReplicasMissing"},
+		{"RelayStoreFailing", "RelayPollsLate"}, {"RelayStoreFailing", "RelayShardWithoutOwner"},
+		{"RelayStoreFailing", "RelayReplicasMissing"},
 	} {
 		if !inhibited[pair] {
 			t.Errorf("%s is sent beside %s", pair[1], pair[0])
@@ -235,7 +239,8 @@ func TestTheObjectiveIsRefusedIfItMakesNoSense(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, change := range [][2]string{{"objective: 99.9", "objective: 100"}, {"good:", "bad:"}, {"long: 1h", "long: hour"}} {
+	for _, change := range [][2]string{{"objective: 99.9", "objective: 100"}, {"good:", "bad:"},
+		{"long: 1h", "long: hour"}} {
 		file := filepath.Join(t.TempDir(), "slo.yaml")
 		changed := strings.Replace(string(text), change[0], change[1], 1)
 		if err := os.WriteFile(file, []byte(changed), 0o600); err != nil {
@@ -245,7 +250,8 @@ func TestTheObjectiveIsRefusedIfItMakesNoSense(t *testing.T) {
 			t.Errorf("%s is accepted", change[1])
 		}
 	}
-	if names, err := (objective{Alerts: []burnAlert{{Windows: []burnWindows{{"1d", "2h", 1}, {"6h", "30m", 1}}}}}).windows(); err != nil ||
+	if names, err := (objective{
+		Alerts: []burnAlert{{Windows: []burnWindows{{"1d", "2h", 1}, {"6h", "30m", 1}}}}}).windows(); err != nil ||
 		!slices.Equal(names, []string{"30m", "2h", "6h", "1d"}) {
 		t.Errorf("the windows are %v: %v", names, err)
 	}

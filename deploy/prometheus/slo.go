@@ -92,7 +92,8 @@ func objectiveRules(file string) ([]byte, error) {
 		objective
 		Windows              []string
 		Bad, Budget, Allowed string
-	}{o, windows, strings.Replace(o.Good, "=", "!=", 1), decimal((100 - o.Objective) / 100), decimal(100 - o.Objective)})
+	}{o, windows, strings.Replace(o.Good, "=", "!=", 1), decimal((100 - o.Objective) / 100),
+		decimal(100 - o.Objective)})
 	return made.Bytes(), err
 }
 

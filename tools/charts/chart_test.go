@@ -31,7 +31,8 @@ func TestReadmeTellsEveryValue(t *testing.T) {
 		t.Fatal(err)
 	}
 	told := map[string]string{}
-	for _, row := range regexp.MustCompile("(?m)^\\| `([A-Za-z.]+)` \\| (.*?) \\|").FindAllStringSubmatch(string(page), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `([A-Za-z.]+)` \\| (.*?) \\|").FindAllStringSubmatch(string(page),
+		-1) {
 		if _, twice := told[row[1]]; twice {
 			t.Errorf("README.md tells of %s twice", row[1])
 		}

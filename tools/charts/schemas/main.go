@@ -58,7 +58,8 @@ func run(dir string) error {
 		if err != nil {
 			return err
 		}
-		if err := kubernetes(filepath.Join(source, "api/openapi-spec/swagger.json"), filepath.Join(dir, version), "k8s.io/kubernetes@"+version); err != nil {
+		if err := kubernetes(filepath.Join(source, "api/openapi-spec/swagger.json"), filepath.Join(dir, version),
+			"k8s.io/kubernetes@"+version); err != nil {
 			return err
 		}
 	}
@@ -67,7 +68,8 @@ func run(dir string) error {
 		return err
 	}
 	for _, kind := range []string{"ServiceMonitor", "PrometheusRule"} {
-		crd := filepath.Join(operator, "example/prometheus-operator-crd/monitoring.coreos.com_"+strings.ToLower(kind)+"s.yaml")
+		crd := filepath.Join(operator,
+			"example/prometheus-operator-crd/monitoring.coreos.com_"+strings.ToLower(kind)+"s.yaml")
 		source := "github.com/prometheus-operator/prometheus-operator@" + operatorVersion
 		if err := operators(kind, crd, filepath.Join(dir, "prometheus-operator-"+operatorVersion), source); err != nil {
 			return err
@@ -79,7 +81,8 @@ func run(dir string) error {
 // module returns the directory of a module's source, which is loaded by the Go proxy if it is not here yet and checked
 // against the checksum database.
 func module(path, version string) (string, error) {
-	out, err := exec.Command("go", "mod", "download", "-json", path+"@"+version).Output() //nolint:gosec // names from this file
+	//nolint:gosec // names from this file
+	out, err := exec.Command("go", "mod", "download", "-json", path+"@"+version).Output()
 	if err != nil {
 		return "", fmt.Errorf("download %s@%s: %w", path, version, err)
 	}
@@ -168,11 +171,12 @@ func operators(kind, definition, dir, source string) error {
 	properties["apiVersion"] = schema{"type": "string", "enum": []any{"monitoring.coreos.com/v1"}}
 	properties["kind"] = schema{"type": "string", "enum": []any{kind}}
 	// A definition has nothing about the metadata; the API server checks these.
-	properties["metadata"] = schema{"type": "object", "additionalProperties": false, "required": []any{"name"}, "properties": schema{
-		"name": schema{"type": "string"}, "namespace": schema{"type": "string"},
-		"labels":      schema{"type": "object", "additionalProperties": schema{"type": "string"}},
-		"annotations": schema{"type": "object", "additionalProperties": schema{"type": "string"}},
-	}}
+	properties["metadata"] = schema{"type": "object", "additionalProperties": false,
+		"required": []any{"name"}, "properties": schema{
+			"name": schema{"type": "string"}, "namespace": schema{"type": "string"},
+			"labels":      schema{"type": "object", "additionalProperties": schema{"type": "string"}},
+			"annotations": schema{"type": "object", "additionalProperties": schema{"type": "string"}},
+		}}
 	root["required"] = []any{"apiVersion", "kind", "metadata", "spec"}
 	return write(filepath.Join(dir, strings.ToLower(kind)+"-monitoring-v1.json"), source, root, nil)
 }
@@ -206,10 +210,12 @@ func strict(s schema) schema {
 		}
 	}
 	// A quantity is written by people as a number as well.
-	if description, _ := s["description"].(string); out["type"] == "string" && strings.HasPrefix(description, "Quantity is a fixed-point") {
+	if description, _ := s["description"].(string); out["type"] == "string" &&
+		strings.HasPrefix(description, "Quantity is a fixed-point") {
 		out["type"] = []any{"string", "number"}
 	}
-	if out["properties"] != nil && out["additionalProperties"] == nil && s["x-kubernetes-preserve-unknown-fields"] != true {
+	if out["properties"] != nil && out["additionalProperties"] == nil &&
+		s["x-kubernetes-preserve-unknown-fields"] != true {
 		out["additionalProperties"] = false
 	}
 	return out
