@@ -87,11 +87,13 @@ var theReadings = map[string]reading{
 	"poll-cut": {Unavailable, createdNewer + "\nnot read: remainder of a cut page\ntruncated",
 		"answer cut off after 573 bytes"},
 	"poll-other-topic": {Done,
-		"ASSESSMENT.STATUS.SENT  id=d3b07384-d113-4ec6-a5f2-1f2b0c9b1a03 site=4711 at 09:38:44: notification names no resource\n" + createdNewer, ""},
+		"ASSESSMENT.STATUS.SENT  id=d3b07384-d113-4ec6-a5f2-1f2b0c9b1a03 site=4711 at 09:38:44: notification names " +
+			"no resource\n" + createdNewer, ""},
 	"poll-20-megabytes": {TooLarge, "924 notifications\nnot read: remainder of a cut page\ntruncated",
 		"answer larger than 8323072 bytes"},
 	"poll-hundred-of-9-kilobyte": {Done, "100 notifications", ""},
-	"poll-no-order": {Done, "PARTS.ORDER.UPDATED  id=d3b07384-d113-4ec6-a5f2-1f2b0c9b1a04 site=4711 at 09:38:44: notification names no resource\n" +
+	"poll-no-order": {Done, "PARTS.ORDER.UPDATED  id=d3b07384-d113-4ec6-a5f2-1f2b0c9b1a04 site=4711 at 09:38:44: " +
+		"notification names no resource\n" +
 		strings.Repeat("not read: notification is not a JSON object\n", 3) + " " +
 		" id= site= at none: notification names no resource\n" + createdNewer, ""},
 	"poll-odd-casing": {Done,
@@ -106,7 +108,8 @@ var theReadings = map[string]reading{
 	"refused-401-text": {Unauthorised, "", "(status 401): Unauthorised. Please provide valid user credentials."},
 	"refused-403-json": {Forbidden, "", "(status 403): Authorization has been denied for this request. ["},
 	"refused-404-json": {NotFound, "",
-		"(status 404): No HTTP resource was found that matches the request URI. No type was found that matches the controller. ["},
+		"(status 404): No HTTP resource was found that matches the request URI. No type was found that matches the " +
+			"controller. ["},
 	"refused-429-text": {Throttled, "", "(status 429): API calls quota exceeded."},
 	"refused-500-json": {Unavailable, "",
 		"(status 500): An error has occurred. Object reference not set to an instance of an object. ["},
@@ -124,7 +127,8 @@ var theReadings = map[string]reading{
 	"order-none":            {NotFound, "", "carries no order"},
 	"order-empty-body":      {NotFound, "", "carries no order"},
 	"order-xml": {Malformed, "",
-		"the answer is XML (ArrayOfPartsOrder), although JSON was asked for; does a proxy take away the Accept header?"},
+		"the answer is XML (ArrayOfPartsOrder), although JSON was asked for; does a proxy take away the Accept " +
+			"header?"},
 	"order-html-200":       {Malformed, "", maintenance},
 	"order-json-error-200": {Malformed, "", `the answer is an error: "An error has occurred."`},
 	"order-truncated":      {Malformed, "", "JSON that is cut or damaged"},
@@ -267,7 +271,9 @@ func readRecorded(t *testing.T, base, name string) (string, error) {
 	defer c.Close()
 	switch kind, _, _ := strings.Cut(name, "-"); kind {
 	case "poll", "refused":
-		page, err := c.Poll(ctx, testToken, relay.LevelSite, testSubscription, func(context.Context) error { return nil })
+		page, err := c.Poll(ctx, testToken, relay.LevelSite, testSubscription, func(context.Context) error {
+			return nil
+		})
 		return pollReading(page), err
 	case "order":
 		o, err := c.Order(ctx, testToken, recorded.Order, nil)

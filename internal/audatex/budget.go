@@ -139,7 +139,8 @@ func (b *Budget) Wait(ctx context.Context, p Priority, connection string) error 
 		b.serve(now)
 	}
 	if left := b.throttle.Until.Sub(now); left > 0 {
-		return fmt.Errorf("waiting %s for the vendor to take requests again: %w", left.Round(time.Second), context.Cause(ctx))
+		return fmt.Errorf("waiting %s for the vendor to take requests again: %w",
+			left.Round(time.Second), context.Cause(ctx))
 	}
 	return fmt.Errorf("waiting for the vendor's request budget: %w", context.Cause(ctx))
 }

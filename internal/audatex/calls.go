@@ -167,7 +167,8 @@ func (c *Client) Poll(
 func (c *Client) AssessmentID(ctx context.Context, token relay.Secret, originator, number string) (string, error) {
 	for _, arg := range []string{originator, number} {
 		if arg == "" || arg == "." || arg == ".." {
-			return "", &Error{Operation: OpAssessment, Outcome: NotFound, err: fmt.Errorf("%q names no assessment", arg)}
+			return "", &Error{Operation: OpAssessment, Outcome: NotFound,
+				err: fmt.Errorf("%q names no assessment", arg)}
 		}
 	}
 	path := "/assessments/originator/" + url.PathEscape(originator) + "/assessments/" + url.PathEscape(number)

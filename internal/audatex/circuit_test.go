@@ -90,7 +90,8 @@ func TestAHostThatAnswersNobodyIsProbed(t *testing.T) {
 			t.Fatal("the circuit is closed")
 		}
 		pass(shownFor) // nobody asks here any more
-		if n := testutil.CollectAndCount(circuitCollector{metrics}) + testutil.CollectAndCount(skewCollector{metrics}); n != 0 {
+		if n := testutil.CollectAndCount(circuitCollector{metrics}) +
+			testutil.CollectAndCount(skewCollector{metrics}); n != 0 {
 			t.Error("what was known of the vendor is still shown")
 		}
 		probed := m.count()
@@ -227,10 +228,11 @@ func TestAPollIsNoProbe(t *testing.T) {
 			_ = order(t, client(i))
 		}
 		poll := func() (announced bool, err error) {
-			_, err = client(7).Poll(t.Context(), testToken, relay.LevelSite, testSubscription, func(context.Context) error {
-				announced = true
-				return nil
-			})
+			_, err = client(7).Poll(t.Context(), testToken, relay.LevelSite, testSubscription,
+				func(context.Context) error {
+					announced = true
+					return nil
+				})
 			return announced, err
 		}
 		pass(2 * probeLeast)
@@ -260,7 +262,9 @@ func TestACodeIsExchangedWhateverTheCircuitSays(t *testing.T) {
 		m, v, budget := &moody{status: http.StatusServiceUnavailable}, newTokenVendor(), NewBudget(0)
 		client := moodyClient(t, m, Config{Budget: budget})
 		records := newTokenMap(leeds, relay.TokenRecord{RefreshToken: relay.NewSecret("refresh-0")})
-		same := tokens(t, v, records, func(c *TokensConfig) { c.Budget, c.TokenURL = budget, "http://vendor.test/token" })
+		same := tokens(t, v, records, func(c *TokensConfig) {
+			c.Budget, c.TokenURL = budget, "http://vendor.test/token"
+		})
 		apart := tokens(t, v, records, func(c *TokensConfig) { c.Budget = budget })
 		for i := range openFailures {
 			_ = order(t, client(i))

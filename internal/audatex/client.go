@@ -34,8 +34,7 @@ const (
 
 // Config configures a Client. Only BaseURL is required.
 type Config struct {
-	// BaseURL is the address of the vendor's API, e.g.
-	// https://audaconnect.ax-aee.co.uk/AudaAPI.BMSAPI.
+	// BaseURL is the address of the vendor's API, e.g. https://audaconnect.ax-aee.co.uk/AudaAPI.BMSAPI.
 	BaseURL string
 	// Timeout is the limit for one call from the first byte sent to the last byte read; 30 s if
 	// zero. Waiting for the budget does not count.
@@ -117,8 +116,7 @@ type turn struct {
 // aged is how long a call may wait for its turn before its token is checked again.
 const aged = time.Second
 
-// errOutdated means that a call's access token expired while the call waited for its turn. Nothing
-// was sent.
+// errOutdated means that a call's access token expired while the call waited for its turn. Nothing was sent.
 var errOutdated = errors.New("the access token ended while the call waited for the vendor's request budget")
 
 // inTurn returns the same client, whose requests wait for the budget on behalf of a connection.
@@ -161,14 +159,12 @@ type call struct {
 	http   *http.Client
 }
 
-// answer is the result of a call with a 2xx response. With an error it has the bytes of a 200 that
-// were read.
+// answer is the result of a call with a 2xx response. With an error it has the bytes of a 200 that were read.
 type answer struct {
 	status    int
 	body      []byte
 	truncated bool
-	// encoding is the Content-Encoding that body still has because it could not be decoded; empty
-	// for a plain body.
+	// encoding is the Content-Encoding that body still has because it could not be decoded; empty for a plain body.
 	encoding      string
 	correlationID string
 	at            time.Time
@@ -193,8 +189,7 @@ func (c *Client) do(
 	return c.inOrder(ctx, k, before, false)
 }
 
-// inOrder makes the call when its turn comes. With judging it returns errOutdated instead of
-// sending an expired token.
+// inOrder makes the call when its turn comes. With judging it returns errOutdated instead of sending an expired token.
 func (c *Client) inOrder(
 	ctx context.Context, k call, before func(context.Context) (context.Context, error), judging bool,
 ) (answer, error) {
@@ -284,8 +279,7 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 		e := &Error{
 			Operation: k.op, Outcome: outcome, Status: a.status, CorrelationID: a.correlationID, RetryAfter: stop,
 			Message: message(refusalText(refused.body), k.token),
-			// A gateway that gave up on the server behind it does not know what that server has
-			// already handed out.
+			// A gateway that gave up on the server behind it does not know what that server has already handed out.
 			AnswerLost: a.status == http.StatusBadGateway || a.status == http.StatusGatewayTimeout,
 		}
 		if to := redirectTarget(res); to != "" {
@@ -321,8 +315,7 @@ func isUnreadable(ctx context.Context, err error) bool {
 		!errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// readBody reads at most limit bytes. more is set if the body is longer. What was read is always
-// returned.
+// readBody reads at most limit bytes. more is set if the body is longer. What was read is always returned.
 func readBody(r io.Reader, limit int64) (body []byte, more bool, err error) {
 	body, err = io.ReadAll(io.LimitReader(r, limit+1))
 	if int64(len(body)) > limit {
@@ -331,8 +324,7 @@ func readBody(r io.Reader, limit int64) (body []byte, more bool, err error) {
 	return body, false, err
 }
 
-// correlationID returns the vendor's id of a response, limited like everything foreign that is
-// logged.
+// correlationID returns the vendor's id of a response, limited like everything foreign that is logged.
 func correlationID(h http.Header) string {
 	id := message([]byte(h.Get("Correlation-Id")), relay.Secret{})
 	return id[:min(len(id), 64)]

@@ -62,14 +62,17 @@ func TestRequestsOnTheWire(t *testing.T) {
 		}},
 		{base + "/user/subscriptions", "GET", 200,
 			"\xef\xbb\xbf" + `[{"SubscriptionId":"` + testSubscription +
-				`","Topic":{"TopicCode":"PARTS.ORDER"},"CreatedAt":"2016-01-15T09:38:44.6871504","Push":null}]`, func() error {
+				`","Topic":{"TopicCode":"PARTS.ORDER"},"CreatedAt":"2016-01-15T09:38:44.6871504","Push":null}]`,
+			func() error {
 				subs, err := c.Subscriptions(ctx, testToken, relay.LevelUser)
-				if len(subs) != 1 || subs[0].SubscriptionID != testSubscription || subs[0].Topic.TopicCode != "PARTS.ORDER" {
+				if len(subs) != 1 || subs[0].SubscriptionID != testSubscription ||
+					subs[0].Topic.TopicCode != "PARTS.ORDER" {
 					return fmt.Errorf("subscriptions %v: %w", subs, err)
 				}
 				return err
 			}},
-		{base + "/company/subscriptions?topicCode=PARTS.ORDER", "POST", 200, `{"SubscriptionId":"` + testSubscription + `"}`,
+		{base + "/company/subscriptions?topicCode=PARTS.ORDER", "POST", 200,
+			`{"SubscriptionId":"` + testSubscription + `"}`,
 			func() error {
 				id, err := c.Subscribe(ctx, testToken, relay.LevelCompany, "PARTS.ORDER")
 				if id != testSubscription {
@@ -77,7 +80,8 @@ func TestRequestsOnTheWire(t *testing.T) {
 				}
 				return err
 			}},
-		{base + "/site/subscriptions?topicCode=A%26b%3D%2F", "POST", 200, `{"SubscriptionId":"` + testSubscription + `"}`,
+		{base + "/site/subscriptions?topicCode=A%26b%3D%2F", "POST", 200,
+			`{"SubscriptionId":"` + testSubscription + `"}`,
 			func() error {
 				_, err := c.Subscribe(ctx, testToken, relay.LevelSite, "A&b=/")
 				return err
@@ -100,13 +104,14 @@ func TestRequestsOnTheWire(t *testing.T) {
 				}
 				return err
 			}},
-		{base + "/assessments/originator/A%2Fb/assessments/1%3F%232", "GET", 200, `"` + testSubscription + `"`, func() error {
-			id, err := c.AssessmentID(ctx, testToken, "A/b", "1?#2")
-			if id != strings.ToLower(testSubscription) {
-				return fmt.Errorf("id %q: %w", id, err)
-			}
-			return err
-		}},
+		{base + "/assessments/originator/A%2Fb/assessments/1%3F%232", "GET", 200,
+			`"` + testSubscription + `"`, func() error {
+				id, err := c.AssessmentID(ctx, testToken, "A/b", "1?#2")
+				if id != strings.ToLower(testSubscription) {
+					return fmt.Errorf("id %q: %w", id, err)
+				}
+				return err
+			}},
 	} {
 		status, answer = tt.status, tt.answer
 		if err := tt.call(); err != nil {
@@ -137,9 +142,10 @@ func TestRequestsOnTheWire(t *testing.T) {
 func TestStatusesBecomeOutcomes(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[int]Outcome{
-		400: Malformed, 401: Unauthorised, 403: Forbidden, 404: NotFound, 405: Malformed, 407: Unavailable, 408: Unavailable,
-		409: Conflict, 410: NotFound, 415: Malformed, 429: Throttled, 500: Unavailable, 502: Unavailable, 503: Unavailable,
-		504: Unavailable, 301: Unavailable, 302: Unavailable, 307: Unavailable, 304: Malformed,
+		400: Malformed, 401: Unauthorised, 403: Forbidden, 404: NotFound, 405: Malformed, 407: Unavailable,
+		408: Unavailable, 409: Conflict, 410: NotFound, 415: Malformed, 429: Throttled, 500: Unavailable,
+		502: Unavailable, 503: Unavailable, 504: Unavailable, 301: Unavailable, 302: Unavailable, 307: Unavailable,
+		304: Malformed,
 	} {
 		c := vendor(t, Config{}, answering(status, "Sorry,\r\n no.", "Retry-After", "3"))
 		_, err := c.Poll(t.Context(), testToken, relay.LevelSite, testSubscription, nil)
@@ -191,7 +197,8 @@ func TestBodiesAreBounded(t *testing.T) {
 	_, err = c.Order(t.Context(), testToken, testOrder, nil)
 	outcomeIs(t, err, TooLarge)
 	whole := `{"PartsOrderId":"` + testOrder + `","Remark":"` + strings.Repeat("z", 2<<20) + `"}`
-	for most, want := range map[int]Outcome{len(whole): Done, len(whole) - 1: TooLarge} { // what the store takes decides
+	// what the store takes decides
+	for most, want := range map[int]Outcome{len(whole): Done, len(whole) - 1: TooLarge} {
 		c := vendor(t, Config{MaxOrder: func() int { return most }},
 			answering(200, whole, "Content-Type", "application/json"))
 		order, err := c.Order(t.Context(), testToken, testOrder, nil)
@@ -330,7 +337,8 @@ func TestCallsAreCountedAndLogged(t *testing.T) {
 # TYPE audatex_relay_vendor_requests_total counter
 audatex_relay_vendor_requests_total{operation="order",outcome="not-found"} 1
 `
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "audatex_relay_vendor_requests_total"); err != nil {
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want),
+		"audatex_relay_vendor_requests_total"); err != nil {
 		t.Error(err)
 	}
 	if n, err := testutil.GatherAndCount(reg, "audatex_relay_vendor_request_duration_seconds"); n != 1 || err != nil {

@@ -103,7 +103,8 @@ func (c Contents) Err(p Page) error {
 // beginsNotification reports whether bytes begin like a notification: with an object or element,
 // and the name of a field that is typical of notifications.
 func beginsNotification(raw []byte) bool {
-	return len(raw) > 0 && (raw[0] == '{' || raw[0] == '<') && notificationField.Match(raw[:min(len(raw), maxDescribed)])
+	return len(raw) > 0 && (raw[0] == '{' || raw[0] == '<') &&
+		notificationField.Match(raw[:min(len(raw), maxDescribed)])
 }
 
 var notificationField = regexp.MustCompile(`(?i)["<](notificationid|topic|eventtype|resources|resourceuris)[">\s]`)

@@ -45,7 +45,8 @@ func zstandard(s string) []byte {
 	return encoded(s, func(w io.Writer) io.WriteCloser { z, _ := zstd.NewWriter(w); return z })
 }
 
-const encodedPage = `[{"NotificationId":"1","Topic":"PARTS.ORDER.UPDATED"},{"NotificationId":"2","Topic":"PARTS.ORDER.UPDATED"}]`
+const encodedPage = `[{"NotificationId":"1","Topic":"PARTS.ORDER.UPDATED"},{"NotificationId":"2",` +
+	`"Topic":"PARTS.ORDER.UPDATED"}]`
 
 func TestAnswersAreDecodedThoughIdentityWasAskedFor(t *testing.T) {
 	t.Parallel()
@@ -110,7 +111,8 @@ func TestEveryAnswerOfTheVendorMayBeCompressed(t *testing.T) {
 	if who, err := compressed(`"JBLOGGS"`).Whoami(ctx, testToken); err != nil || who != "JBLOGGS" {
 		t.Errorf("who %q, %v", who, err)
 	}
-	if topics, err := compressed(`[{"TopicCode":"PARTS.ORDER"}]`).Topics(ctx, testToken); err != nil || len(topics) != 1 {
+	if topics, err := compressed(`[{"TopicCode":"PARTS.ORDER"}]`).Topics(ctx, testToken); err != nil ||
+		len(topics) != 1 {
 		t.Errorf("topics %v, %v", topics, err)
 	}
 	if id, err := compressed(`{"SubscriptionId":"`+testSubscription+`"}`).Subscribe(ctx, testToken, relay.LevelSite,
@@ -129,7 +131,8 @@ func TestEveryAnswerOfTheVendorMayBeCompressed(t *testing.T) {
 	if subs, err := c.Subscriptions(ctx, testToken, relay.LevelSite); err != nil || len(subs) != 0 {
 		t.Errorf("subscriptions %v, %v", subs, err)
 	}
-	c = vendor(t, Config{}, answering(403, string(gzipped("No permission for this topic.")), "Content-Encoding", "gzip"))
+	c = vendor(t, Config{},
+		answering(403, string(gzipped("No permission for this topic.")), "Content-Encoding", "gzip"))
 	_, err := c.Topics(ctx, testToken)
 	if e := outcomeIs(t, err, Forbidden); e.Message != "No permission for this topic." {
 		t.Errorf("message %q", e.Message)
@@ -151,7 +154,8 @@ func TestAnOrderInTheCharsetItsTypeNamesIsRead(t *testing.T) {
 			`[{"PartsOrderId":"`+testOrder+`","SupplierName":"M`+"\xfc"+`ller \u20ac `+"\x80"+`","Price":1.10}]`,
 			"Content-Type", typ))
 		order, err := c.Order(t.Context(), testToken, testOrder, nil)
-		if outcomeIs(t, err, want); want == Done && !strings.Contains(string(order.JSON), `"Müller \u20ac €","Price":1.10`) {
+		if outcomeIs(t, err, want); want == Done &&
+			!strings.Contains(string(order.JSON), `"Müller \u20ac €","Price":1.10`) {
 			t.Errorf("%s: %s", typ, order.JSON)
 		}
 	}
@@ -167,8 +171,9 @@ func TestAPageWhoseEncodingCannotBeUndoneIsReturnedWithItsLabel(t *testing.T) {
 		"unknown":            {body: []byte("\x01\x02page\xff"), label: "x-secret-sauce", left: "x-secret-sauce"},
 		"unknown below gzip": {body: gzipped("\x01\x02page\xff"), label: "exi, gzip", left: "exi", notTheseByte: true},
 		"damaged":            {body: []byte("\x1f\x8b\x09 no such method"), label: "gzip", left: "gzip"},
-		"too many":           {body: gzipped("[]"), label: "gzip,gzip,gzip,gzip,gzip", left: "gzip, gzip, gzip, gzip, gzip"},
-		"a hostile label":    {body: []byte("\x00"), label: strings.Repeat("é\u202e", 400), left: ""},
+		"too many": {body: gzipped("[]"), label: "gzip,gzip,gzip,gzip,gzip",
+			left: "gzip, gzip, gzip, gzip, gzip"},
+		"a hostile label": {body: []byte("\x00"), label: strings.Repeat("é\u202e", 400), left: ""},
 	} {
 		c := vendor(t, Config{}, answering(200, string(tt.body), "Content-Encoding", tt.label))
 		page, err := c.Poll(t.Context(), testToken, relay.LevelSite, testSubscription, nil)
@@ -191,7 +196,8 @@ func TestACutCompressedPageYieldsWhatArrived(t *testing.T) {
 	body := gzipped(encodedPage)
 	for name, handler := range map[string]http.HandlerFunc{
 		"a stream that ends early": answering(200, string(body[:len(body)-24]), "Content-Encoding", "gzip"),
-		"a checksum that is wrong": answering(200, string(append(body[:len(body)-8:len(body)-8], 1, 2, 3, 4, 5, 6, 7, 8)),
+		"a checksum that is wrong": answering(200,
+			string(append(body[:len(body)-8:len(body)-8], 1, 2, 3, 4, 5, 6, 7, 8)),
 			"Content-Encoding", "gzip"),
 		"a connection that ends": cut("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 500\r\n\r\n" +
 			string(body[:len(body)-12])),

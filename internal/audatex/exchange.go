@@ -100,7 +100,8 @@ func (t *Tokens) ExchangeCode(ctx context.Context, code Code) (Granted, error) {
 		return Granted{}, fmt.Errorf("exchanging the code of a consent: %w", err)
 	}
 	return Granted{
-		AccessToken: got.access, RefreshToken: got.refresh, RefreshedAt: got.at, ExpiresAt: got.expires, Scopes: got.scopes,
+		AccessToken: got.access, RefreshToken: got.refresh, RefreshedAt: got.at, ExpiresAt: got.expires,
+		Scopes:        got.scopes,
 		CorrelationID: got.correlationID,
 	}, nil
 }

@@ -22,13 +22,15 @@ func TestNoTokenLeaksFromTheTokenEndpoint(t *testing.T) {
 		"not a form": answering(200, "%zz="+fresh, "Content-Type", "text/plain"),
 		"description": answering(400, `{"error":"invalid_grant","error_description":"refresh-0 `+fresh+`"}`,
 			"Content-Type", "application/json"),
-		"error code":     answering(400, `{"error":"`+fresh+`"}`, "Content-Type", "application/json"),
-		"cut JSON":       answering(200, `{"refresh_token":"`+fresh, "Content-Type", "application/json"),
-		"no access":      answering(200, `{"refresh_token":"`+fresh+`"}`, "Content-Type", "application/json"),
-		"error with 200": answering(200, `{"error":"odd","refresh_token":"`+fresh+`"}`, "Content-Type", "application/json"),
-		"redirect":       answering(302, fresh, "Location", "http://portal.test/login?token="+fresh),
-		"server error":   answering(500, "refresh-0 "+fresh),
-		"too large":      answering(200, `{"x":"`+strings.Repeat(fresh, 10_000)+`"}`, "Content-Type", "application/json"),
+		"error code": answering(400, `{"error":"`+fresh+`"}`, "Content-Type", "application/json"),
+		"cut JSON":   answering(200, `{"refresh_token":"`+fresh, "Content-Type", "application/json"),
+		"no access":  answering(200, `{"refresh_token":"`+fresh+`"}`, "Content-Type", "application/json"),
+		"error with 200": answering(200, `{"error":"odd","refresh_token":"`+fresh+`"}`,
+			"Content-Type", "application/json"),
+		"redirect":     answering(302, fresh, "Location", "http://portal.test/login?token="+fresh),
+		"server error": answering(500, "refresh-0 "+fresh),
+		"too large": answering(200, `{"x":"`+strings.Repeat(fresh, 10_000)+`"}`,
+			"Content-Type", "application/json"),
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var log logBuffer
@@ -65,7 +67,8 @@ func TestOutcomesOfTheTokenEndpoint(t *testing.T) {
 		{"invalid_grant as text", answering(400, `{"error":"invalid_grant"}`, "Content-Type", "text/plain"),
 			Unauthorised, true},
 		{"invalid_grant as a form",
-			answering(400, `error=invalid_grant`, "Content-Type", "application/x-www-form-urlencoded"), Unauthorised, true},
+			answering(400, `error=invalid_grant`, "Content-Type", "application/x-www-form-urlencoded"), Unauthorised,
+			true},
 		{"invalid_grant with 200", answering(200, `{"error":"invalid_grant"}`, "Content-Type", "application/json"),
 			Unauthorised, true},
 		{"invalid_grant with 500", answering(500, `{"error":"invalid_grant"}`, "Content-Type", "application/json"),
@@ -157,7 +160,8 @@ func TestConsent(t *testing.T) {
 		q := u.Query()
 		if u.Host != "portal.test" || q.Get("client_id") != "relay" || q.Get("response_type") != "code" ||
 			q.Get("state") != "a state" ||
-			q.Get("scope") != "BMS.Basic BMS.PartsOrders" || q.Get("redirect_uri") != "https://relay.test/oauth/callback" ||
+			q.Get("scope") != "BMS.Basic BMS.PartsOrders" ||
+			q.Get("redirect_uri") != "https://relay.test/oauth/callback" ||
 			q.Get("code_challenge") != "a challenge" || q.Get("code_challenge_method") != "S256" {
 			t.Errorf("consent page %s", u)
 		}

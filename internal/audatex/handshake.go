@@ -83,20 +83,22 @@ var handshakeWords = [...]string{
 	NoCommonCipher: "the server has no cipher suite that the relay offers, which are those of TLS 1.3 and those with " +
 		"ECDHE and AES or ChaCha20; have one switched on there. If it has key exchange by RSA only, " +
 		"GODEBUG=tlsrsakex=1 in the relay's environment offers that, without forward secrecy",
-	EndedUnexplained: "the server, or a firewall before it, ended the connection without a word. Windows servers do so " +
-		"where no version of TLS (the relay offers 1.2 and 1.3) or no cipher suite (it offers those with ECDHE) is common",
-	NotTLS: "what answers on this port does not speak TLS; check scheme and port of the vendor's address, and the proxy",
-	UnknownAuthority: "no authority that this machine trusts has signed the server's certificate; add the authority to " +
-		"the system's, or name a file with it in SSL_CERT_FILE. A proxy that looks into TLS has an authority of its own, " +
-		"and a server may leave out an intermediate certificate",
-	CertificateExpired: "the server's certificate is not valid at this time; check the clock of this machine, and have " +
-		"the certificate renewed",
+	EndedUnexplained: "the server, or a firewall before it, ended the connection without a word. Windows servers " +
+		"do so where no version of TLS (the relay offers 1.2 and 1.3) or no cipher suite (it offers those with " +
+		"ECDHE) is common",
+	NotTLS: "what answers on this port does not speak TLS; check scheme and port of the vendor's address, and the " +
+		"proxy",
+	UnknownAuthority: "no authority that this machine trusts has signed the server's certificate; add the " +
+		"authority to the system's, or name a file with it in SSL_CERT_FILE. A proxy that looks into TLS has an " +
+		"authority of its own, and a server may leave out an intermediate certificate",
+	CertificateExpired: "the server's certificate is not valid at this time; check the clock of this machine, and " +
+		"have the certificate renewed",
 	WrongName:        "the server's certificate is that of another host; check the host in the vendor's address",
 	OtherCertificate: "the server's certificate is not accepted",
 	NoRoots: "this machine has no list of authorities; install ca-certificates, or name a file with them in " +
 		"SSL_CERT_FILE",
-	ClientCertificate: "the server wants a certificate of its client, which the relay does not have; a proxy in between " +
-		"may be what wants it",
+	ClientCertificate: "the server wants a certificate of its client, which the relay does not have; a proxy in " +
+		"between may be what wants it",
 	HandshakeTimeout: "it was not finished in time; the server or the network is slow, or what answers on this port " +
 		"does not speak TLS",
 }

@@ -115,10 +115,12 @@ func TestFailedHandshakesSayWhatIsWrong(t *testing.T) {
 		says       string
 	}{
 		{"TLS 1.0 only", serveTLS(t,
-			&tls.Config{Certificates: []tls.Certificate{good}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10}),
+			&tls.Config{Certificates: []tls.Certificate{good}, MinVersion: tls.VersionTLS10,
+				MaxVersion: tls.VersionTLS10}),
 			NoCommonVersion, "no version of TLS that the relay offers, which are 1.2 and 1.3"},
 		{"TLS 1.1 only", serveTLS(t,
-			&tls.Config{Certificates: []tls.Certificate{good}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}),
+			&tls.Config{Certificates: []tls.Certificate{good}, MinVersion: tls.VersionTLS10,
+				MaxVersion: tls.VersionTLS11}),
 			NoCommonVersion, "have TLS 1.2 switched on there"},
 		{"RSA key exchange only",
 			serveTLS(t, &tls.Config{Certificates: []tls.Certificate{rsaGood}, MaxVersion: tls.VersionTLS12,
@@ -134,14 +136,16 @@ func TestFailedHandshakesSayWhatIsWrong(t *testing.T) {
 			now.Add(-3*day), now.Add(-2*day))}}),
 			CertificateExpired, "to " + now.Add(-2*day).UTC().Format(time.DateOnly)},
 		{"not valid yet", serveTLS(t,
-			&tls.Config{Certificates: []tls.Certificate{theirCertificate(t, key, "127.0.0.1", now.Add(2*day), now.Add(3*day))}}),
+			&tls.Config{Certificates: []tls.Certificate{
+				theirCertificate(t, key, "127.0.0.1", now.Add(2*day), now.Add(3*day))}}),
 			CertificateExpired, "check the clock of this machine"},
 		{"wrong name", serveTLS(t,
 			&tls.Config{Certificates: []tls.Certificate{theirCertificate(t, key, "other.example", now.Add(-day),
 				now.Add(day))}}),
 			WrongName, "for other.example, by "},
 		{"a name the server does not know", serveBytes(t, alert(112), false), WrongName, "that of another host"},
-		{"a certificate of ours", serveBytes(t, alert(116), false), ClientCertificate, "wants a certificate of its client"},
+		{"a certificate of ours", serveBytes(t, alert(116), false), ClientCertificate,
+			"wants a certificate of its client"},
 		{"internal error", serveBytes(t, alert(80), false), OtherFault, "internal error"},
 		{"plain HTTP", serveBytes(t, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", false), NotTLS,
 			"does not speak TLS; check scheme and port"},
@@ -168,7 +172,8 @@ func TestFailedHandshakesSayWhatIsWrong(t *testing.T) {
 				if !ok || failed.Fault != tt.fault {
 					t.Errorf("%s: %v is no handshake with fault %d", call, err, tt.fault)
 				}
-				if says := err.Error(); !strings.Contains(says, "TLS handshake failed: ") || !strings.Contains(says, tt.says) ||
+				if says := err.Error(); !strings.Contains(says, "TLS handshake failed: ") ||
+					!strings.Contains(says, tt.says) ||
 					len(says) > 1200 {
 					t.Errorf("%s: %s", call, says)
 				}

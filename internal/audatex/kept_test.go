@@ -130,7 +130,8 @@ func TestAConnectionIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
 		store := &reads{tokenMap: newTokenMap(leeds, relay.TokenRecord{
-			AccessToken: relay.NewSecret("access"), RefreshToken: relay.NewSecret("refresh-0"), RefreshedAt: now, ExpiresAt: now.Add(time.Hour),
+			AccessToken: relay.NewSecret("access"), RefreshToken: relay.NewSecret("refresh-0"), RefreshedAt: now,
+			ExpiresAt: now.Add(time.Hour),
 		})}
 		m := tokens(t, newTokenVendor(), store, func(c *TokensConfig) { c.Keep = true })
 		s := &Session{tokens: m, connection: leeds}

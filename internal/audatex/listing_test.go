@@ -16,7 +16,8 @@ func TestListsAreReadFieldByField(t *testing.T) {
 		"one in place":    `{"SubscriptionId":"` + testSubscription + `",` + other + `}`,
 		"null beside it":  `[null,{"SubscriptionId":"` + testSubscription + `",` + other + `},null]`,
 		"a topic as text": `[{"SubscriptionId":"` + testSubscription + `","Topic":"PARTS.ORDER"}]`,
-		"odd fields":      `[{"SubscriptionId":"` + testSubscription + `",` + other + `,"CreatedAt":20260115,"Push":7}]`,
+		"odd fields": `[{"SubscriptionId":"` + testSubscription + `",` + other +
+			`,"CreatedAt":20260115,"Push":7}]`,
 		"other spellings": `[{"subscriptionid":"{` + testSubscription + `}","topic":{"topiccode":" parts.order "}}]`,
 		"others beside it": `[{"SubscriptionId":7,"Topic":3},"x",{"SubscriptionId":"` + testSubscription + `",` +
 			other + `}]`,

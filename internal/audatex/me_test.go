@@ -17,7 +17,8 @@ func TestReadMe(t *testing.T) {
 		"\xef\xbb\xbf [{\"SITEID\":\" 4711 \"}]":                          {"4711", "", ""},
 		`{"SiteId":"47\u000011","CompanyCode":["x"]}`:                     {"4711", "", ""},
 		`{"SiteId":"` + strings.Repeat("4", 65) + `","CompanyCode":"C1"}`: {},
-		`{"SiteId":{"x":1}}`:                                              {}, `{"CompanyCode":"C1"}`: {}, `"4711"`: {}, `null`: {}, ``: {}, `<html>`: {}, `{`: {},
+		`{"SiteId":{"x":1}}`:                                              {}, `{"CompanyCode":"C1"}`: {}, `"4711"`: {},
+		`null`: {}, ``: {}, `<html>`: {}, `{`: {},
 	} {
 		got, ok := readMe([]byte(body))
 		if ok != (want != Me{}) || ok && got != want {

@@ -35,9 +35,11 @@ const shownFor = 5 * time.Minute
 
 var (
 	skewDesc = prometheus.NewDesc("audatex_relay_vendor_clock_skew_seconds",
-		"The vendor's clock, by the Date of an answer of the last five minutes, less the relay's own; it is exact to about a second.", nil, nil)
+		"The vendor's clock, by the Date of an answer of the last five minutes, less the relay's own; it is exact to "+
+			"about a second.", nil, nil)
 	circuitDesc = prometheus.NewDesc("audatex_relay_vendor_circuit_open",
-		"1 while a host of the vendor does not answer anybody and is only probed; absent where it was asked nothing for five minutes.", []string{"host"}, nil)
+		"1 while a host of the vendor does not answer anybody and is only probed; absent where it was asked nothing "+
+			"for five minutes.", []string{"host"}, nil)
 )
 
 // NewMetrics registers the metrics of this package with reg.
@@ -49,8 +51,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Requests to the vendor's API by operation and outcome.",
 		}, []string{"operation", "outcome"}),
 		duration: f.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "audatex_relay_vendor_request_duration_seconds",
-			Help:    "Time from sending a request to the vendor until its answer was read, without the wait for the request budget.",
+			Name: "audatex_relay_vendor_request_duration_seconds",
+			Help: "Time from sending a request to the vendor until its answer was read, without the wait for the " +
+				"request budget.",
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 
 			NativeHistogramBucketFactor:     1.1,
@@ -59,7 +62,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"operation"}),
 		refreshes: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "audatex_relay_token_refreshes_total",
-			Help: "Refreshes of access tokens by outcome; consent-required means that a refresh token was refused for good.",
+			Help: "Refreshes of access tokens by outcome; consent-required means that a refresh token was refused " +
+				"for good.",
 		}, []string{"outcome"}),
 		throttled: f.NewCounter(prometheus.CounterOpts{
 			Name: "audatex_relay_vendor_throttled_total", Help: "Answers of the vendor with status 429.",
@@ -67,8 +71,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	for p := range Priority(priorities) {
 		f.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "audatex_relay_vendor_requests_waiting",
-			Help: "Requests that wait for the vendor's budget, by priority.", ConstLabels: prometheus.Labels{"priority": p.String()},
+			Name:        "audatex_relay_vendor_requests_waiting",
+			Help:        "Requests that wait for the vendor's budget, by priority.",
+			ConstLabels: prometheus.Labels{"priority": p.String()},
 		}, func() float64 { return float64(m.budget.Load().waitingAt(p)) })
 	}
 	f.NewGaugeFunc(prometheus.GaugeOpts{

@@ -21,9 +21,11 @@ func TestOrderOfANotification(t *testing.T) {
 		{"new form", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"` + testOrder + `"}]}`, testOrder},
 		{"upper case", `{"Resources":[{"ResourceType":"PARTSORDER","ResourceId":"` + upper + `"}]}`, testOrder},
 		{"braces", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"{` + upper + `}"}]}`, testOrder},
-		{"only entry of any type", `{"Resources":[{"ResourceType":"Thing","ResourceId":"` + testOrder + `"}]}`, testOrder},
+		{"only entry of any type", `{"Resources":[{"ResourceType":"Thing","ResourceId":"` + testOrder + `"}]}`,
+			testOrder},
 		{"only entry without type", `{"Resources":[{"ResourceId":"` + testOrder + `"}]}`, testOrder},
-		{"other property case", `{"resources":[{"resourceType":"partsOrder","resourceid":"` + testOrder + `"}]}`, testOrder},
+		{"other property case", `{"resources":[{"resourceType":"partsOrder","resourceid":"` + testOrder + `"}]}`,
+			testOrder},
 		{"an order among others",
 			`{"Resources":[{"ResourceType":"Assessment","ResourceId":"` + otherUUID +
 				`"},{"ResourceType":"Supplier Order","ResourceId":"` + testOrder + `"}]}`, testOrder},
@@ -35,27 +37,35 @@ func TestOrderOfANotification(t *testing.T) {
 				`"},{"ResourceType":"PARTS.ORDER","ResourceId":"` + testOrder + `"}]}`, testOrder},
 		{"the same order twice", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"` + testOrder +
 			`"},{"ResourceType":"partsorder","ResourceId":"` + upper + `"}]}`, testOrder},
-		{"one object in place of an array", `{"Resources":{"ResourceType":"PartsOrder","ResourceId":"` + testOrder + `"}}`,
+		{"one object in place of an array",
+			`{"Resources":{"ResourceType":"PartsOrder","ResourceId":"` + testOrder + `"}}`,
 			testOrder},
 		{"entries of wrong types beside",
 			`{"Resources":[null,7,"x",[],{"ResourceType":"PartsOrder","ResourceId":"` + testOrder + `"}]}`, testOrder},
 		{"an address in place of the id",
-			`{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"https://evil.test/partsorders/` + upper + `?a=b"}]}`,
+			`{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"https://evil.test/partsorders/` + upper +
+				`?a=b"}]}`,
 			testOrder},
-		{"older form", `{"ResourceUris":[{"Type":"PartsOrder","Value":"https://elsewhere.test/v1/partsorders/` + testOrder +
-			`"}]}`, testOrder},
-		{"older form, query and slash",
-			`{"ResourceUris":[{"Type":"PartsOrder","Value":"/v1/partsorders/` + upper + `/?x=` + otherUUID + `#` + otherUUID +
+		{"older form",
+			`{"ResourceUris":[{"Type":"PartsOrder","Value":"https://elsewhere.test/v1/partsorders/` + testOrder +
 				`"}]}`, testOrder},
-		{"older form, escaped braces", `{"ResourceUris":[{"Type":"x","Value":"http://h/partsorders/%7B` + upper + `%7D"}]}`,
+		{"older form, query and slash",
+			`{"ResourceUris":[{"Type":"PartsOrder","Value":"/v1/partsorders/` + upper + `/?x=` +
+				otherUUID + `#` + otherUUID +
+				`"}]}`, testOrder},
+		{"older form, escaped braces",
+			`{"ResourceUris":[{"Type":"x","Value":"http://h/partsorders/%7B` + upper + `%7D"}]}`,
 			testOrder},
 		{"older form, told by the address",
-			`{"ResourceUris":[{"Type":"a","Value":"/assessments/` + otherUUID + `"},{"Type":"b","Value":"/PartsOrders/` +
+			`{"ResourceUris":[{"Type":"a","Value":"/assessments/` + otherUUID +
+				`"},{"Type":"b","Value":"/PartsOrders/` +
 				testOrder + `"}]}`, testOrder},
 		{"older form, bare addresses", `{"ResourceUris":["/partsorders/` + testOrder + `"]}`, testOrder},
-		{"both forms", `{"Resources":[],"ResourceUris":[{"Type":"PartsOrder","Value":"` + testOrder + `"}]}`, testOrder},
+		{"both forms", `{"Resources":[],"ResourceUris":[{"Type":"PartsOrder","Value":"` + testOrder + `"}]}`,
+			testOrder},
 		{"resources without an order, older with",
-			`{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"7"}],"ResourceUris":[{"Type":"PartsOrder","Value":"/x/` +
+			`{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"7"}],"ResourceUris":[{"Type":"PartsOrder",` +
+				`"Value":"/x/` +
 				testOrder + `"}]}`, testOrder},
 
 		{"no resources", `{"Topic":"PARTS.ORDER.CREATED"}`, ""},
@@ -67,8 +77,10 @@ func TestOrderOfANotification(t *testing.T) {
 		{"two orders", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"` + testOrder +
 			`"},{"ResourceType":"PartsOrder","ResourceId":"` + otherUUID + `"}]}`, ""},
 		{"no uuid", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"../../whoami"}]}`, ""},
-		{"nil uuid", `{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"00000000-0000-0000-0000-000000000000"}]}`, ""},
-		{"uuid not last", `{"ResourceUris":[{"Type":"PartsOrder","Value":"/partsorders/` + testOrder + `/parts"}]}`, ""},
+		{"nil uuid",
+			`{"Resources":[{"ResourceType":"PartsOrder","ResourceId":"00000000-0000-0000-0000-000000000000"}]}`, ""},
+		{"uuid not last", `{"ResourceUris":[{"Type":"PartsOrder","Value":"/partsorders/` + testOrder + `/parts"}]}`,
+			""},
 		{"uuid in the query only",
 			`{"ResourceUris":[{"Type":"PartsOrder","Value":"/partsorders/?id=` + testOrder + `"}]}`, ""},
 		{"an address without end",
@@ -100,8 +112,9 @@ func TestFieldsOfANotification(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 	for field, want := range map[string]string{
-		`"SiteId":"4711"`: "4711", `"SiteId":" 4711 "`: "4711", `"SiteId":12345678901234567890123`: "12345678901234567890123",
-		`"SiteId":null`: "", `"SiteId":{"a":1}`: "", `"SiteId":[4711]`: "", `"x":1`: "", `"SiteId":true`: "true",
+		`"SiteId":"4711"`: "4711", `"SiteId":" 4711 "`: "4711",
+		`"SiteId":12345678901234567890123`: "12345678901234567890123", `"SiteId":null`: "", `"SiteId":{"a":1}`: "",
+		`"SiteId":[4711]`: "", `"x":1`: "", `"SiteId":true`: "true",
 	} {
 		if got := parseNotification([]byte("{" + field + "}")).SiteID; got != want {
 			t.Errorf("%s: %q, want %q", field, got, want)
@@ -273,18 +286,21 @@ func TestNotificationsAsXML(t *testing.T) {
 	}{
 		"one element": {`<NotificationMessage><Resources><Resource>` + entry +
 			`</Resource></Resources></NotificationMessage>`, testOrder, 1},
-		"two elements": {strings.Repeat(`<NotificationMessage><Topic>A</Topic><Resources><a:R xmlns:a="x">`+entry+`</a:R></Resources></NotificationMessage>`, 2), testOrder, 2},
+		"two elements": {strings.Repeat(`<NotificationMessage><Topic>A</Topic><Resources><a:R xmlns:a="x">`+entry+
+			`</a:R></Resources></NotificationMessage>`, 2), testOrder, 2},
 		"entries without list": {`<ArrayOfNotificationMessage><N><Resources>` + entry +
 			`</Resources></N></ArrayOfNotificationMessage>`, testOrder, 1},
 		"texts": {`<ArrayOfNotificationMessage><N><ResourceUris><string>/partsorders/` + testOrder +
 			`</string></ResourceUris></N></ArrayOfNotificationMessage>`, testOrder, 1},
 		"prefixes": {`<d:ArrayOfNotificationMessage xmlns:d="x"><d:N><d:Resources><d:R>` + entry +
 			`</d:R></d:Resources></d:N></d:ArrayOfNotificationMessage>`, testOrder, 1},
-		"declaration":         {`<?xml version="1.0" encoding="utf-16"?><!-- x --><ArrayOfNotificationMessage/>`, "", 0},
+		"declaration": {`<?xml version="1.0" encoding="utf-16"?><!-- x --><ArrayOfNotificationMessage/>`, "",
+			0},
 		"nothing of an order": {`<NotificationMessage><Topic>A</Topic></NotificationMessage>`, "", 1},
 		"too deep": {`<NotificationMessage>` + strings.Repeat("<a>", 100) + strings.Repeat("</a>", 100) +
 			`</NotificationMessage>`, "", 1},
-		"entities": {`<!DOCTYPE a [<!ENTITY b "cc">]><NotificationMessage><Topic>&b;</Topic></NotificationMessage>`, "", 1},
+		"entities": {`<!DOCTYPE a [<!ENTITY b "cc">]><NotificationMessage><Topic>&b;</Topic></NotificationMessage>`, "",
+			1},
 	} {
 		list, _, err := ParsePage([]byte(tt.page))
 		if len(list) != tt.count || tt.count > 0 && list[0].Order != tt.order ||
@@ -297,7 +313,8 @@ func TestNotificationsAsXML(t *testing.T) {
 func FuzzParsePage(f *testing.F) {
 	for _, s := range []string{
 		"", "[]", "null", "[{}]", `{"a":1}`, "[1,2", "[[[[", `["]"]`, "\xef\xbb\xbf[]",
-		`[{"NotificationId":"x","Topic":"PARTS.ORDER.CREATED","SiteId":1,"Resources":[{"ResourceType":"PartsOrder","ResourceId":"` + testOrder + `"}]}]`,
+		`[{"NotificationId":"x","Topic":"PARTS.ORDER.CREATED","SiteId":1,"Resources":[{"ResourceType":"PartsOrder",` +
+			`"ResourceId":"` + testOrder + `"}]}]`,
 		`[{"ResourceUris":[{"Type":"PartsOrder","Value":"http://h/partsorders/%7B` + testOrder + `%7D/?q#f"}]}, {bad}]`,
 	} {
 		f.Add([]byte(s))
@@ -339,7 +356,8 @@ func FuzzParsePage(f *testing.F) {
 }
 
 func ExampleParsePage() {
-	list, _, err := ParsePage([]byte(`[{"Topic":"PARTS.ORDER.UPDATED","ResourceUris":[{"Type":"PartsOrder","Value":"https://host.example/partsorders/5F0C2A34-9D1E-4C6B-8A7F-0123456789AB"}]}]`))
+	list, _, err := ParsePage([]byte(`[{"Topic":"PARTS.ORDER.UPDATED","ResourceUris":[{"Type":"PartsOrder",` +
+		`"Value":"https://host.example/partsorders/5F0C2A34-9D1E-4C6B-8A7F-0123456789AB"}]}]`))
 	fmt.Println(list[0].Topic, list[0].Order, err)
 	// Output: PARTS.ORDER.UPDATED 5f0c2a34-9d1e-4c6b-8a7f-0123456789ab <nil>
 }

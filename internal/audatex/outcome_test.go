@@ -91,7 +91,8 @@ func TestSecretNeverPrints(t *testing.T) {
 	}
 	out := log.String() + string(doc)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
-		out += fmt.Sprintf(verb, s) + fmt.Sprintf(verb, &s) + fmt.Sprintf(verb, h) + fmt.Sprintf(verb, []relay.Secret{s})
+		out += fmt.Sprintf(verb, s) + fmt.Sprintf(verb, &s) + fmt.Sprintf(verb, h) +
+			fmt.Sprintf(verb, []relay.Secret{s})
 	}
 	if strings.Contains(out, text) || strings.Contains(strings.ToLower(out), fmt.Sprintf("%x", text)) {
 		t.Errorf("secret printed: %s", out)

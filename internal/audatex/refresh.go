@@ -129,7 +129,8 @@ func (t *Tokens) announce(connection string) (relay.TokenRecord, uint64, error) 
 		if rec.Epoch > lease.Epoch() {
 			lease.Superseded(rec.Epoch)
 			return relay.TokenRecord{}, 0, noToken(ownerPatience,
-				fmt.Errorf("connection %s has a newer owner (epoch %d, ours is %d)", connection, rec.Epoch, lease.Epoch()))
+				fmt.Errorf("connection %s has a newer owner (epoch %d, ours is %d)",
+					connection, rec.Epoch, lease.Epoch()))
 		}
 		if in := rec.Intent; in != nil && in.Owner != t.nonce && !t.cfg.Exclusive {
 			// A deadline is never further away than its own length, because clocks differ and
@@ -149,7 +150,8 @@ func (t *Tokens) announce(connection string) (relay.TokenRecord, uint64, error) 
 			return rec, revision, nil
 		}
 		if !errors.Is(err, relay.ErrTokenChanged) {
-			return relay.TokenRecord{}, 0, fmt.Errorf("storing the intent to refresh connection %s: %w", connection, err)
+			return relay.TokenRecord{}, 0,
+				fmt.Errorf("storing the intent to refresh connection %s: %w", connection, err)
 		}
 	}
 	return relay.TokenRecord{}, 0,
@@ -186,7 +188,8 @@ func (t *Tokens) settle(connection string, used, next relay.TokenRecord, revisio
 			revision = current
 		}
 		failures++
-		t.log.Error("token record not stored, trying again", slog.String("connection", connection), slog.Any("error", err))
+		t.log.Error("token record not stored, trying again",
+			slog.String("connection", connection), slog.Any("error", err))
 		if !backoff.Sleep(t.works, retryWait(failures)/2) {
 			return fmt.Errorf("storing the refreshed token of connection %s: %w", connection, t.works.Err())
 		}

@@ -26,7 +26,8 @@ func TestRefreshInvariants(t *testing.T) {
 		rapid.Check(bubbled{t}, func(rt *rapid.T) {
 			v, store := newTokenVendor(), newTokenMap(leeds, freshRecord())
 			v.life = 600
-			faults := rapid.SliceOfN(rapid.SampledFrom([]fault{noFault, noFault, noFault, answer500, answer429, cutBefore,
+			faults := rapid.SliceOfN(rapid.SampledFrom([]fault{noFault, noFault, noFault, answer500, answer429,
+				cutBefore,
 				cutAfter, garbled}), 80, 80).Draw(rt, "faults")
 			landed := rapid.SliceOfN(rapid.Bool(), 40, 40).Draw(rt, "landed")
 			var (
@@ -68,8 +69,9 @@ func TestRefreshInvariants(t *testing.T) {
 			dial := serveInMemory(t, v)
 			start := func() *Tokens {
 				m, err := NewTokens(TokensConfig{
-					TokenURL: "http://portal.test/token", ClientID: "relay", Store: store, Exclusive: true, DialContext: dial,
-					Logger: quiet,
+					TokenURL: "http://portal.test/token", ClientID: "relay", Store: store, Exclusive: true,
+					DialContext: dial,
+					Logger:      quiet,
 				})
 				if err != nil {
 					rt.Fatal(err)

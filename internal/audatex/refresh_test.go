@@ -38,7 +38,8 @@ func TestTheRefreshOfADeadProcess(t *testing.T) {
 				if took := time.Since(now); took < wait || took > wait+time.Second {
 					t.Errorf("exclusive %v: taken over after %s", exclusive, took)
 				}
-				if _, consent := errors.AsType[*ConsentRequiredError](err); consent != spent || (err != nil && !consent) {
+				if _, consent := errors.AsType[*ConsentRequiredError](err); consent != spent ||
+					(err != nil && !consent) {
 					t.Errorf("spent %v: %v", spent, err)
 				}
 				if n, _ := v.count(); n != 1 {

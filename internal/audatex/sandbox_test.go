@@ -73,8 +73,9 @@ func against(t *testing.T, cfg sandbox.Config, style audatex.AuthStyle) *relayed
 	}
 	t.Cleanup(r.client.Close)
 	r.tokens, err = audatex.NewTokens(audatex.TokensConfig{
-		TokenURL: srv.URL + sandbox.TokenPath, ClientID: "sandbox-client", ClientSecret: relay.NewSecret("sandbox-secret"),
-		AuthStyle: style, Store: r.records, Exclusive: true, Budget: budget, Logger: logger,
+		TokenURL: srv.URL + sandbox.TokenPath, ClientID: "sandbox-client",
+		ClientSecret: relay.NewSecret("sandbox-secret"), AuthStyle: style, Store: r.records, Exclusive: true,
+		Budget: budget, Logger: logger,
 	})
 	if err != nil {
 		t.Fatal(err)

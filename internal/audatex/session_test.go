@@ -62,7 +62,8 @@ func TestSessionRefreshesOnceAfterA401(t *testing.T) {
 		if err != nil || string(page.Body) != `[{"Topic":"x"}]` || announced != 1 {
 			t.Errorf("page %q, announced %d times, %v", page.Body, announced, err)
 		}
-		if len(a.calls) != 2 || !strings.HasSuffix(a.calls[0], "access-1") || !strings.HasSuffix(a.calls[1], "access-2") {
+		if len(a.calls) != 2 || !strings.HasSuffix(a.calls[0], "access-1") ||
+			!strings.HasSuffix(a.calls[1], "access-2") {
 			t.Errorf("calls %q", a.calls)
 		}
 		if n, _ := v.count(); n != 2 {
@@ -130,7 +131,10 @@ func TestSessionPollEndsWithinItsBound(t *testing.T) {
 		a := &api{likes: func(string) bool { pass(20 * time.Second); return false }}
 		s := session(t, v, a, store)
 		var announced time.Time
-		_, err := s.Poll(t.Context(), testSubscription, func(context.Context) error { announced = time.Now(); return nil })
+		_, err := s.Poll(t.Context(), testSubscription, func(context.Context) error {
+			announced = time.Now()
+			return nil
+		})
 		if err == nil {
 			t.Fatal("no error")
 		}

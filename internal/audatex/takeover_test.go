@@ -151,7 +151,8 @@ func TestAResultThatComesHomeLateIsUsed(t *testing.T) {
 			}
 			rec := store.get(leeds)
 			if rec.RefreshToken.Reveal() != "refresh-1" || rec.ConsentRequiredSince != nil || rec.Epoch != 9 {
-				t.Errorf("stored: %q under epoch %d, consent %v", rec.RefreshToken.Reveal(), rec.Epoch, rec.ConsentRequiredSince)
+				t.Errorf("stored: %q under epoch %d, consent %v",
+					rec.RefreshToken.Reveal(), rec.Epoch, rec.ConsentRequiredSince)
 			}
 			hasAccess(t, b, store, "access-1")
 			if _, spent := v.count(); spent != 1 {

@@ -43,7 +43,8 @@ func oddHeads(body string) map[string]string {
 		"an empty line before":    "\r\nHTTP/1.1 200 OK\r\n" + length + "\r\n" + body,
 		"an odd interim answer": "HTTP/1.1 103 Early\r\nnonsense\r\n\r\nHTTP/1.1 200 OK\r\nnonsense\r\n" + length +
 			"\r\n" + body,
-		"a name with a blank":        "HTTP/1.1 200 OK\r\nContent-Length : " + fmt.Sprint(len(body)) + "\r\n\r\n" + body,
+		"a name with a blank": "HTTP/1.1 200 OK\r\nContent-Length : " +
+			fmt.Sprint(len(body)) + "\r\n\r\n" + body,
 		"LF alone, and a long blank": "HTTP/1.1  200  OK\nX\n" + length + "\n" + body,
 	}
 }
@@ -65,7 +66,8 @@ func TestAnAnswerIsReadWhateverElseItsHeaderHolds(t *testing.T) {
 	}
 	for name, raw := range oddHeads(`{"access_token":"access-1","refresh_token":"refresh-1"}`) {
 		server := httptest.NewServer(cut(raw))
-		cfg := TokensConfig{TokenURL: server.URL, Timeout: defaultTimeout, Budget: NewBudget(0), Metrics: NewMetrics(nil)}
+		cfg := TokensConfig{TokenURL: server.URL, Timeout: defaultTimeout,
+			Budget: NewBudget(0), Metrics: NewMetrics(nil)}
 		m := &Tokens{cfg: cfg, log: quiet, http: httpClient(newTransport(nil, false))}
 		if got, err := m.token(t.Context(), url.Values{}); err != nil || got.refresh.Reveal() != "refresh-1" {
 			t.Errorf("%s: refresh token %q, %v", name, got.refresh.Reveal(), err)
@@ -120,7 +122,8 @@ func TestOtherProtocolsAreNotTidied(t *testing.T) {
 			_, _ = io.WriteString(far, sent)
 			_ = far.Close()
 		}()
-		conn, _ := normalizing(func(context.Context, string, string) (net.Conn, error) { return near, nil })(t.Context(), "", "")
+		conn, _ := normalizing(func(context.Context, string, string) (net.Conn, error) { return near, nil })(
+			t.Context(), "", "")
 		if got, err := io.ReadAll(conn); err != nil || string(got) != want {
 			t.Errorf("%q came as %q, %v", sent, got, err)
 		}

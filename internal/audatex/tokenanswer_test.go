@@ -71,14 +71,15 @@ func TestEveryFieldOfATokenAnswerIsReadForItself(t *testing.T) {
 		"a form": {body: `access_token=access-1&refresh_token=refresh-1&expires_in=600`,
 			life: 10 * time.Minute},
 		"a form with a bad pair": {body: `x=%zz&access_token=access-1&refresh_token=refresh-1`},
-		"XML":                    {body: `<?xml version="1.0" encoding="utf-16"?><T><access_token>access-1</access_token><refresh_token>refresh-1</refresh_token></T>`},
-		"blanks around a token":  {body: `{"access_token":" access-1\n","refresh_token":"\trefresh-1 "}`},
-		"a raw line break":       {body: "{\"access_token\":\"access-1\n\",\"refresh_token\":\"refresh-1\n\"}"},
-		"escapes":                {body: `{"access_token":"\u0061ccess-1","refresh_token":"refresh\u002d1"}`},
-		"no rotation":            {body: `{"access_token":"access-1"}`, refresh: "-"},
-		"a number in its place":  {body: `{"access_token":"access-1","refresh_token":12345}`, refresh: "-"},
-		"null in its place":      {body: `{"access_token":"access-1","refresh_token":null}`, refresh: "-"},
-		"a list in its place":    {body: `{"access_token":"access-1","refresh_token":["x"]}`, refresh: "-"},
+		"XML": {
+			body: `<?xml version="1.0" encoding="utf-16"?><T><access_token>access-1</access_token><refresh_token>refresh-1</refresh_token></T>`},
+		"blanks around a token": {body: `{"access_token":" access-1\n","refresh_token":"\trefresh-1 "}`},
+		"a raw line break":      {body: "{\"access_token\":\"access-1\n\",\"refresh_token\":\"refresh-1\n\"}"},
+		"escapes":               {body: `{"access_token":"\u0061ccess-1","refresh_token":"refresh\u002d1"}`},
+		"no rotation":           {body: `{"access_token":"access-1"}`, refresh: "-"},
+		"a number in its place": {body: `{"access_token":"access-1","refresh_token":12345}`, refresh: "-"},
+		"null in its place":     {body: `{"access_token":"access-1","refresh_token":null}`, refresh: "-"},
+		"a list in its place":   {body: `{"access_token":"access-1","refresh_token":["x"]}`, refresh: "-"},
 		"no access token": {body: `{"refresh_token":"refresh-1","expires_in":600}`, access: "-",
 			life: 10 * time.Minute},
 		"an access token of a type":  {body: `{"refresh_token":"refresh-1","access_token":{"a":1}}`, access: "-"},
@@ -95,13 +96,15 @@ func TestEveryFieldOfATokenAnswerIsReadForItself(t *testing.T) {
 		"a page around":           {body: `<html><body><pre>{` + both + `}</pre></body></html>`},
 		"a page around, escaped":  {body: `<pre>{` + strings.ReplaceAll(both, `"`, `&quot;`) + `}</pre>`},
 		"JSON in XML":             {body: `<string xmlns="http://x">{` + both + `}</string>`},
-		"JSON in a text":          {body: `{"Result":"{\"access_token\":\"access-1\",\"refresh_token\":\"refresh-1\"}"}`},
+		"JSON in a text": {
+			body: `{"Result":"{\"access_token\":\"access-1\",\"refresh_token\":\"refresh-1\"}"}`},
 		"JSON in a script's text": {body: `var t = "{\"access_token\":\"access-1\",\"refresh_token\":\"refresh-1\"}";`},
 		"attributes":              {body: `<t access_token="access-1" refresh_token='refresh-1'/>`},
-		"CDATA":                   {body: `<t><access_token><![CDATA[access-1]]></access_token><refresh_token><![CDATA[refresh-1]]></refresh_token>`},
-		"other quotes":            {body: `{'access_token': 'access-1', 'refresh_token': 'refresh-1'}`},
-		"names without quotes":    {body: `{access_token: "access-1", refresh_token: "refresh-1"}`},
-		"equals signs":            {body: `{"access_token" = "access-1", "refresh_token" = "refresh-1"}`},
+		"CDATA": {
+			body: `<t><access_token><![CDATA[access-1]]></access_token><refresh_token><![CDATA[refresh-1]]></refresh_token>`},
+		"other quotes":         {body: `{'access_token': 'access-1', 'refresh_token': 'refresh-1'}`},
+		"names without quotes": {body: `{access_token: "access-1", refresh_token: "refresh-1"}`},
+		"equals signs":         {body: `{"access_token" = "access-1", "refresh_token" = "refresh-1"}`},
 		"lines": {body: "access_token: access-1\r\nrefresh_token: refresh-1\r\nexpires_in: 600",
 			life: 10 * time.Minute},
 		"lines of a form":          {body: "access_token=access-1\nrefresh_token=refresh-1\n"},
@@ -111,11 +114,13 @@ func TestEveryFieldOfATokenAnswerIsReadForItself(t *testing.T) {
 		"numbers": {body: `{"access_token":1234567890,"refresh_token":9876543210}`, access: "1234567890",
 			refresh: "9876543210"},
 		"a refresh token in words": {body: `<p>refresh_token: has been revoked already</p>`, access: "-", refresh: "-"},
-		"names of other things": {body: `x access_token_type: something refresh_token_expires_in: 86400000`, access: "-",
+		"names of other things": {body: `x access_token_type: something refresh_token_expires_in: 86400000`,
+			access:  "-",
 			refresh: "-"},
 		"half a token behind a call": {body: `x({"access_token":"access-1","refresh_token":"refre`, refresh: "-"},
-		"a page":                     {body: `<html><form><input name="access_token"></form>`, access: "-", refresh: "-"},
-		"deep":                       {body: strings.Repeat(`{"a":`, 10_000) + `{` + both},
+		"a page": {body: `<html><form><input name="access_token"></form>`,
+			access: "-", refresh: "-"},
+		"deep": {body: strings.Repeat(`{"a":`, 10_000) + `{` + both},
 		"deep, whole": {body: strings.Repeat(`{"a":`, 100) + `{` + both + `}` + strings.Repeat("}", 100),
 			access: "-", refresh: "-"},
 	} {
@@ -162,7 +167,8 @@ func TestARefreshTokenIsStoredWhateverElseCannotBeRead(t *testing.T) {
 		"created":             answering(201, `{"refresh_token":"refresh-1"}`),
 		"cut": cut("HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" +
 			`{"refresh_token":"refresh-1","access_tok`),
-		"followed by too much": answering(200, `{"refresh_token":"refresh-1","x":"`+strings.Repeat("x", maxTokenBody)+`"}`),
+		"followed by too much": answering(200,
+			`{"refresh_token":"refresh-1","x":"`+strings.Repeat("x", maxTokenBody)+`"}`),
 		"cut within compressed": answering(200, string(gzipped(`{"refresh_token":"refresh-1","access_tok`)[:50]),
 			"Content-Encoding", "gzip"),
 	} {
@@ -183,8 +189,8 @@ func TestARefreshTokenIsStoredWhateverElseCannotBeRead(t *testing.T) {
 			}
 			if rec := store.get(leeds); rec.RefreshToken.Reveal() != "refresh-1" || rec.Intent != nil ||
 				rec.ConsentRequiredSince != nil {
-				t.Fatalf("%s: %q is stored, intent %v, consent required %v", name, rec.RefreshToken.Reveal(), rec.Intent,
-					rec.ConsentRequiredSince)
+				t.Fatalf("%s: %q is stored, intent %v, consent required %v", name, rec.RefreshToken.Reveal(),
+					rec.Intent, rec.ConsentRequiredSince)
 			}
 			if _, err := m.Access(t.Context(), leeds); err == nil || len(sent) != 1 {
 				t.Errorf("%s: refreshed again at once (%d requests, %v)", name, len(sent), err)
@@ -215,7 +221,8 @@ func TestACodeExchangeKeepsTheRefreshTokenOfAnyAnswer(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			m := tokens(t, tt.answer, newTokenMap(leeds, freshRecord()), nil)
-			rec, err := m.ExchangeCode(t.Context(), Code{Code: "the-code", RedirectURI: "https://relay.test/oauth/callback"})
+			rec, err := m.ExchangeCode(t.Context(),
+				Code{Code: "the-code", RedirectURI: "https://relay.test/oauth/callback"})
 			if err != nil || rec.RefreshToken.Reveal() != "refresh-1" || rec.AccessToken.Reveal() != tt.access {
 				t.Errorf("%s: %q and %q (%v)", name, rec.AccessToken.Reveal(), rec.RefreshToken.Reveal(), err)
 			}
@@ -255,7 +262,8 @@ func FuzzTokenAnswer(f *testing.F) {
 		`{"access_token":"access-1","refresh_token":"refresh-1","expires_in":1800.0,"token_type":1,"error":0}`,
 		`{"error":"invalid_grant"}`, `[{"refreshToken":"a"}]`, `access_token=a&refresh_token=b`,
 		`<t><access_token>a</access_token></t>`,
-		`"{\"access_token\":\"a\"}"`, "\xff\xfe{\x00", `{"a":{"b":{"refresh_token":"c"}}}`, `{"refresh_token":"a`, `"x":[[[{`,
+		`"{\"access_token\":\"a\"}"`, "\xff\xfe{\x00", `{"a":{"b":{"refresh_token":"c"}}}`, `{"refresh_token":"a`,
+		`"x":[[[{`,
 	} {
 		f.Add([]byte(s))
 	}

@@ -77,7 +77,8 @@ func (v *tokenVendor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.PostForm.Get("refresh_token") != v.current {
 		v.spent++
 		w.WriteHeader(400)
-		_, _ = io.WriteString(w, `{"error":"invalid_grant","error_description":"spent: `+r.PostForm.Get("refresh_token")+`"}`)
+		_, _ = io.WriteString(w,
+			`{"error":"invalid_grant","error_description":"spent: `+r.PostForm.Get("refresh_token")+`"}`)
 		return
 	}
 	v.issued++

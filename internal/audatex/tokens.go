@@ -45,17 +45,14 @@ type TokensConfig struct {
 	Metrics *Metrics
 	// Logger; slog.Default() if nil.
 	Logger *slog.Logger
-	// Exclusive means that no other process works on this store (the embedded store under its file
-	// lock). The intent of another process then belongs to a dead one, and is taken over at once
-	// instead of at its deadline.
+	// Exclusive means that no other process works on this store (the embedded store under its file lock). The intent of
+	// another process then belongs to a dead one, and is taken over at once instead of at its deadline.
 	Exclusive bool
-	// Lease returns the lease on a connection's shard, or false if this process holds none. Only
-	// the owner refreshes, because a refresh token must not be sent twice. It is nil if there are
-	// no leases.
+	// Lease returns the lease on a connection's shard, or false if this process holds none. Only the owner refreshes,
+	// because a refresh token must not be sent twice. It is nil if there are no leases.
 	Lease func(connection string) (Lease, bool)
-	// Keep keeps a good access token in memory while the lease is held. Its record is not read
-	// again until the token is due. The caller must call Session.TokenReplaced when another process
-	// has written the record.
+	// Keep keeps a good access token in memory while the lease is held. Its record is not read again until the token is
+	// due. The caller must call Session.TokenReplaced when another process has written the record.
 	Keep bool
 	// DialContext replaces the network's; nil means the real one.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -77,10 +74,9 @@ func (always) Epoch() uint64     { return 0 }
 func (always) Valid() bool       { return true }
 func (always) Superseded(uint64) {}
 
-// Tokens keeps the access tokens of all connections fresh. Its rule: a rotated refresh token is
-// stored before the access token that came with it is used. A refresh runs in the background and to
-// its end, one at a time per connection, and no caller's context ends it. It is safe for concurrent
-// use.
+// Tokens keeps the access tokens of all connections fresh. Its rule: a rotated refresh token is stored before the
+// access token that came with it is used. A refresh runs in the background and to its end, one at a time per
+// connection, and no caller's context ends it. It is safe for concurrent use.
 type Tokens struct {
 	cfg    TokensConfig
 	http   *http.Client
@@ -100,8 +96,7 @@ type Tokens struct {
 	replacements uint64
 }
 
-// tokenState is what is known about a connection besides its record. Losing it costs no more than a
-// request.
+// tokenState is what is known about a connection besides its record. Losing it costs no more than a request.
 type tokenState struct {
 	flight *flight
 	// rejected is the access token that must no longer be used; judged is the last one reported as
@@ -125,8 +120,7 @@ type flight struct {
 	err   error
 }
 
-// NewTokens checks cfg and returns Tokens, which must be closed with Close. Nothing is sent before
-// Access is called.
+// NewTokens checks cfg and returns Tokens, which must be closed with Close. Nothing is sent before Access is called.
 func NewTokens(cfg TokensConfig) (*Tokens, error) {
 	tokenURL, err := endpointURL(cfg.TokenURL)
 	if err != nil {
@@ -170,12 +164,11 @@ func NewTokens(cfg TokensConfig) (*Tokens, error) {
 	return t, nil
 }
 
-// Access returns an access token of the connection that may be used now, whoever owns the
-// connection. A token that is due is refreshed in the background while it is still valid; without a
-// valid one Access waits for the refresh, or for ctx. If this process does not own the connection's
-// shard, it refreshes nothing: without a valid token the error is Unavailable with a RetryAfter,
-// because the owner refreshes it. Errors are relay.ErrNoToken, *ConsentRequiredError, an *Error of
-// the token endpoint, or the store's.
+// Access returns an access token of the connection that may be used now, whoever owns the connection. A token that is
+// due is refreshed in the background while it is still valid; without a valid one Access waits for the refresh, or for
+// ctx. If this process does not own the connection's shard, it refreshes nothing: without a valid token the error is
+// Unavailable with a RetryAfter, because the owner refreshes it. Errors are relay.ErrNoToken, *ConsentRequiredError, an
+// *Error of the token endpoint, or the store's.
 func (t *Tokens) Access(ctx context.Context, connection string) (relay.Secret, error) {
 	for tries := 0; ; tries++ {
 		kept, replaced := t.kept(connection)
@@ -205,7 +198,8 @@ func (t *Tokens) Access(ctx context.Context, connection string) (relay.Secret, e
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			return relay.Secret{}, noToken(0, fmt.Errorf("waiting for the refresh of connection %s: %w", connection, context.Cause(ctx)))
+			return relay.Secret{}, noToken(0,
+				fmt.Errorf("waiting for the refresh of connection %s: %w", connection, context.Cause(ctx)))
 		}
 		if !errors.Is(f.err, errSuperseded) || tries == 3 {
 			return f.token, f.err
@@ -213,8 +207,7 @@ func (t *Tokens) Access(ctx context.Context, connection string) (relay.Secret, e
 	}
 }
 
-// current returns the connection's access token if it may be used now. It does not wait for a
-// refresh.
+// current returns the connection's access token if it may be used now. It does not wait for a refresh.
 func (t *Tokens) current(ctx context.Context, connection string) (relay.Secret, bool) {
 	rec, _, err := t.cfg.Store.Token(ctx, connection)
 	if err != nil || consentError(connection, rec) != nil {
@@ -224,8 +217,7 @@ func (t *Tokens) current(ctx context.Context, connection string) (relay.Secret, 
 	return rec.AccessToken, good
 }
 
-// Renew refreshes the connection's token whether or not it is due: a refresh token that is not used
-// may expire.
+// Renew refreshes the connection's token whether or not it is due: a refresh token that is not used may expire.
 func (t *Tokens) Renew(ctx context.Context, connection string) error {
 	rec, _, err := t.cfg.Store.Token(ctx, connection)
 	if err != nil {
@@ -238,8 +230,7 @@ func (t *Tokens) Renew(ctx context.Context, connection string) error {
 	return err
 }
 
-// Invalidate records that the vendor refused accessToken with 401. The next Access refreshes, once
-// for each such token.
+// Invalidate records that the vendor refused accessToken with 401. The next Access refreshes, once for each such token.
 func (t *Tokens) Invalidate(connection string, accessToken relay.Secret) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -282,10 +273,9 @@ func (t *Tokens) judge(connection string, rec relay.TokenRecord, now time.Time) 
 	return true, !now.Before(refreshAt(connection, rec))
 }
 
-// refreshAt returns when a token is due: at 80 % of its life or 5 minutes before its end, whichever
-// is earlier, but not in the first half of a short life; minus up to 5 % of the life, so that
-// connections that started together do not all refresh together. The jitter is a function of the
-// record, so it needs no memory.
+// refreshAt returns when a token is due: at 80 % of its life or 5 minutes before its end, whichever is earlier, but not
+// in the first half of a short life; minus up to 5 % of the life, so that connections that started together do not all
+// refresh together. The jitter is a function of the record, so it needs no memory.
 func refreshAt(connection string, rec relay.TokenRecord) time.Time {
 	life := rec.ExpiresAt.Sub(rec.RefreshedAt)
 	after := max(min(life*8/10, life-5*time.Minute), life/2)
@@ -295,8 +285,7 @@ func refreshAt(connection string, rec relay.TokenRecord) time.Time {
 	return rec.RefreshedAt.Add(after - jitter)
 }
 
-// join starts a refresh of the connection, or joins the one under way. An error means that none may
-// be started now.
+// join starts a refresh of the connection, or joins the one under way. An error means that none may be started now.
 func (t *Tokens) join(connection string, rec relay.TokenRecord, now time.Time) (*flight, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -186,7 +186,8 @@ audatex_relay_token_refreshes_total{outcome="done"} 1
 `
 		store.put(leeds, "refresh-0", "g1") // a new consent, found without being told
 		hasAccess(t, m, store, "access-1")
-		if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "audatex_relay_token_refreshes_total"); err != nil {
+		if err := testutil.GatherAndCompare(reg, strings.NewReader(want),
+			"audatex_relay_token_refreshes_total"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -246,7 +247,8 @@ func TestAuthStylesAreNeverProbed(t *testing.T) {
 				if v.lastAuth != "Basic cmVsYXk6aHVzaC1odXNo" || id != nil || secret != nil {
 					t.Errorf("%q: %q, form %v", style, v.lastAuth, v.lastForm)
 				}
-			} else if v.lastAuth != "" || len(id) != 1 || id[0] != "relay" || len(secret) != 1 || secret[0] != "hush-hush" {
+			} else if v.lastAuth != "" || len(id) != 1 || id[0] != "relay" ||
+				len(secret) != 1 || secret[0] != "hush-hush" {
 				t.Errorf("%q: %q, form %v", style, v.lastAuth, v.lastForm)
 			}
 			if n, _ := v.count(); n != 1 {

@@ -37,8 +37,9 @@ func TestMissingTopicNamesThoseThereAre(t *testing.T) {
 		"HTML":     {200, `<html><title>Down</title>`, "Which topics there are could not be read."},
 		"XML": {200, `<ArrayOfTopic><Topic><TopicCode>PARTS.QUOTE</TopicCode></Topic></ArrayOfTopic>`,
 			"Topics there are: PARTS.QUOTE."},
-		"refused":  {500, `{"Message":"An error has occurred."}`, "Which topics there are could not be read."},
-		"too many": {200, `["` + strings.Repeat(`A","`, maxOtherBody) + `"]`, "Which topics there are could not be read."},
+		"refused": {500, `{"Message":"An error has occurred."}`, "Which topics there are could not be read."},
+		"too many": {200, `["` + strings.Repeat(`A","`, maxOtherBody) + `"]`,
+			"Which topics there are could not be read."},
 	} {
 		c := vendor(t, Config{}, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Correlation-Id", testCorrelation)
@@ -49,7 +50,8 @@ func TestMissingTopicNamesThoseThereAre(t *testing.T) {
 			w.WriteHeader(tt.status)
 			_, _ = w.Write([]byte(tt.topics))
 		})
-		m := tokens(t, answering(200, `{"access_token":"a","refresh_token":"b"}`), newTokenMap(leeds, freshRecord()), nil)
+		m := tokens(t, answering(200, `{"access_token":"a","refresh_token":"b"}`),
+			newTokenMap(leeds, freshRecord()), nil)
 		_, _, err := NewSession(c, m, leeds, relay.LevelSite).EnsureSubscription(t.Context(), DefaultTopic)
 		missing, ok := errors.AsType[*TopicMissingError](err)
 		if !ok || OutcomeOf(err) != NotFound {
@@ -71,7 +73,8 @@ func TestSubscriptionWhoseTopicIsNotTold(t *testing.T) {
 		`[{"SubscriptionId":"` + testSubscription + `","Topic":null}]`: testSubscription,
 		`[{"SubscriptionId":"` + testSubscription + `"}]`:              testSubscription,
 		`["` + testSubscription + `"]`:                                 testSubscription,
-		`[{"SubscriptionId":"` + other + `","Topic":{"TopicCode":"ASSESSMENT"}},{"SubscriptionId":"` + testSubscription +
+		`[{"SubscriptionId":"` + other + `","Topic":{"TopicCode":"ASSESSMENT"}},{"SubscriptionId":"` +
+			testSubscription +
 			`"}]`: testSubscription,
 		`[{"SubscriptionId":"` + other + `"},{"SubscriptionId":"` + testSubscription +
 			`","Topic":{"TopicCode":"parts.order"}}]`: testSubscription,
@@ -88,7 +91,8 @@ func TestSubscriptionWhoseTopicIsNotTold(t *testing.T) {
 			}
 			_, _ = w.Write([]byte(list))
 		})
-		m := tokens(t, answering(200, `{"access_token":"a","refresh_token":"b"}`), newTokenMap(leeds, freshRecord()), nil)
+		m := tokens(t, answering(200, `{"access_token":"a","refresh_token":"b"}`),
+			newTokenMap(leeds, freshRecord()), nil)
 		sub, existed, err := NewSession(c, m, leeds, relay.LevelSite).EnsureSubscription(t.Context(), DefaultTopic)
 		if sub.SubscriptionID != want || existed != (want != "") || (OutcomeOf(err) == Conflict) != (want == "") {
 			t.Errorf("%s: %q, %t, %v; want %q", list, sub.SubscriptionID, existed, err, want)

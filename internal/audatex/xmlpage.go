@@ -57,7 +57,8 @@ func parseXMLPage(body []byte) (list []Notification, ok bool, err error) {
 				return rest("bytes after the page", fmt.Errorf("%w: bytes after the array", ErrPage))
 			}
 			if len(list) == maxElements {
-				return rest("remainder of an overlong page", fmt.Errorf("%w: more than %d elements", ErrPage, maxElements))
+				return rest("remainder of an overlong page",
+					fmt.Errorf("%w: more than %d elements", ErrPage, maxElements))
 			}
 			ok, from = true, at
 			value, err := xmlValue(d, token, maxXMLDepth)

@@ -75,7 +75,8 @@ func TestALinkLeadsToTokens(t *testing.T) {
 		l.Attempts[0].Phase != relay.ConsentDone {
 		t.Errorf("the link is %+v", l)
 	}
-	if again := b.get(made.URL); again.status != http.StatusGone || !strings.Contains(again.title(), "consent was given") {
+	if again := b.get(made.URL); again.status != http.StatusGone ||
+		!strings.Contains(again.title(), "consent was given") {
 		t.Errorf("the used link: %d %s", again.status, again.title())
 	}
 	if reloaded := b.finish(back); reloaded.title() != result.title() {

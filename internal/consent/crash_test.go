@@ -59,7 +59,9 @@ func TestAProcessDiesBetweenAnyTwoSteps(t *testing.T) {
 			crashed := dying.crash(n, stored)
 			at := b.get(back)
 			if at.location != "" { // the result is not waited for: the process may be dead
-				eventually(t, func() bool { return crashed() || w.stored(made.ID).Attempts[0].Phase == relay.ConsentDone })
+				eventually(t, func() bool {
+					return crashed() || w.stored(made.ID).Attempts[0].Phase == relay.ConsentDone
+				})
 			}
 			if !crashed() {
 				dying.gate.Store(nil)
@@ -87,7 +89,8 @@ func TestAProcessDiesBetweenAnyTwoSteps(t *testing.T) {
 				}
 			} else {
 				connected++
-				if got := w.box.Counters().CodesExchanged - exchanged; got != 1 || !strings.HasPrefix(result.title(), "Connected") {
+				if got := w.box.Counters().CodesExchanged - exchanged; got != 1 ||
+					!strings.HasPrefix(result.title(), "Connected") {
 					t.Errorf("%s: %s, %d codes were exchanged", name, a.Result.Outcome, got)
 				}
 			}
@@ -157,7 +160,8 @@ func TestTokensPutToUseAreNotPutBack(t *testing.T) {
 	b := w.browser()
 	back := b.toVendor(made.URL, "4711")
 	dying := w.any()
-	noted := func(write store.Write) error { // right after the connection has noted the consent, and before the link does
+	// right after the connection has noted the consent, and before the link does
+	noted := func(write store.Write) error {
 		if strings.Contains(write.Subject, "relay_connections") {
 			dying.crash(1, false)
 		}

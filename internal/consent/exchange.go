@@ -214,7 +214,8 @@ func (s *Service) resume(link, attempt string) {
 		})
 		if err != nil {
 			level := store.Level(err, slog.LevelWarn)
-			s.c.Log.Log(s.stopped, level, "a consent of another process could not be gone on with", "link", link, "error", err)
+			s.c.Log.Log(s.stopped, level, "a consent of another process could not be gone on with",
+				"link", link, "error", err)
 			return
 		}
 		a := find(&l, attempt)

@@ -39,7 +39,8 @@ func oddAnswers(all map[string]recorded.Answer) []oddAnswer {
 		return oddAnswer{"token: " + name, sandbox.TokenPath, json(text), want, ""}
 	}
 	rows := []oddAnswer{
-		token("nothing but the tokens", `{`+pair+`}`, half), // the sandbox does not know the token: whoami 401, see below
+		// the sandbox does not know the token: whoami 401, see below
+		token("nothing but the tokens", `{`+pair+`}`, half),
 		token("scopes as a list", `{`+pair+`,"scope":["BMS.Basic","BMS.PartsOrders"]}`, half),
 		token("scopes with commas", `{`+pair+`,"scope":"BMS.Basic,BMS.PartOrders"}`, half),
 		token("scopes in lower case", `{`+pair+`,"scope":"bms.basic bms.partsorders"}`, half),
@@ -87,7 +88,8 @@ func oddAnswers(all map[string]recorded.Answer) []oddAnswer {
 		{"whoami: 403", whoamiPath, all["refused-403-json"], relay.ConsentScopeMissing, ""},
 		{"whoami: 404", whoamiPath, all["refused-404-json"], half, "4711"},
 		{"whoami: 500", whoamiPath, all["refused-500-json"], half, "4711"},
-		{"whoami: 302", whoamiPath, recorded.Answer{Status: 302, Header: http.Header{"Location": {"/login"}}}, half, "4711"},
+		{"whoami: 302", whoamiPath, recorded.Answer{Status: 302, Header: http.Header{"Location": {"/login"}}}, half,
+			"4711"},
 	}
 	me := func(name, text string, want relay.ConsentOutcome, site string) oddAnswer {
 		return oddAnswer{"users/me: " + name, sandbox.UsersMePath, json(text), want, site}
@@ -159,7 +161,8 @@ func TestOddAnswersOfTheVendorToAConsent(t *testing.T) {
 		}
 		r := *l.Attempts[0].Result
 		if r.Outcome != row.want || r.Found.SiteID != row.site {
-			t.Errorf("%s: %s, site %q; want %s, %q (%s)", row.name, r.Outcome, r.Found.SiteID, row.want, row.site, got.title())
+			t.Errorf("%s: %s, site %q; want %s, %q (%s)",
+				row.name, r.Outcome, r.Found.SiteID, row.want, row.site, got.title())
 		}
 		rec := w.token(id)
 		if rec.RefreshToken.Empty() == r.Outcome.Succeeded() ||

@@ -71,18 +71,21 @@ func TestHowConsentsEnd(t *testing.T) {
 			want: relay.ConsentScopeMissing, title: "The consent does not cover", says: []string{"BMS.PartsOrders"},
 			again: true},
 		"the optional scope left out": {site: "4712", sites: []string{"4711"},
-			user: scopes(sandbox.ScopeBasic, sandbox.ScopePartsOrders), want: relay.ConsentConnected, title: "Connected: ",
-			says: []string{"was not checked"}},
+			user: scopes(sandbox.ScopeBasic, sandbox.ScopePartsOrders), want: relay.ConsentConnected,
+			title: "Connected: ",
+			says:  []string{"was not checked"}},
 		"whoami: 500": {site: "4711", sites: []string{"4711"},
 			vendor: func() { w.answers("/whoami", 500) }, want: relay.ConsentUnchecked, title: "Connected: ",
 			says: []string{"could not be asked"}},
 		"whoami: 503, another site": {site: "4712", sites: []string{"4711"},
-			vendor: func() { w.answers("/whoami", 503) }, want: relay.ConsentWrongSite, title: "You logged in for another site",
+			vendor: func() { w.answers("/whoami", 503) }, want: relay.ConsentWrongSite,
+			title: "You logged in for another site",
 			again: true},
 		"whoami: 404": {site: "4711", sites: []string{"4711"},
 			vendor: func() { w.answers("/whoami", 404) }, want: relay.ConsentUnchecked, title: "Connected: "},
 		"whoami: 403": {site: "4711", sites: []string{"4711"},
-			vendor: func() { w.answers("/whoami", 403) }, want: relay.ConsentScopeMissing, title: "The consent does not cover",
+			vendor: func() { w.answers("/whoami", 403) }, want: relay.ConsentScopeMissing,
+			title: "The consent does not cover",
 			again: true},
 		"whoami: 401": {site: "4711", sites: []string{"4711"},
 			vendor: func() { w.answers("/whoami", 401) }, want: relay.ConsentToken,
@@ -93,7 +96,8 @@ func TestHowConsentsEnd(t *testing.T) {
 		"token endpoint: 500": {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/token", 500) },
 			want: relay.ConsentVendor, title: "Audatex did not answer", again: true},
 		"token endpoint: 401": {site: "4711", sites: []string{"4711"}, vendor: func() { w.answers("/token", 401) },
-			want: relay.ConsentClient, title: "Audatex does not accept this relay", says: []string{w.public + callbackPath}},
+			want: relay.ConsentClient, title: "Audatex does not accept this relay",
+			says: []string{w.public + callbackPath}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := w.in(t)
@@ -127,7 +131,8 @@ func TestHowConsentsEnd(t *testing.T) {
 			replaced := !rec.RefreshToken.Equal(old)
 			if replaced != tt.want.Succeeded() || (l.State(time.Now()) == relay.ConsentLinkUsed) != replaced ||
 				rec.Generation != c.Generation || rec.Epoch != 7 {
-				t.Errorf("%s, and the tokens were replaced: %v, the link is %s, the record of generation %s and epoch %d",
+				t.Errorf("%s, and the tokens were replaced: %v, the link is %s, the record of generation %s and "+
+					"epoch %d",
 					tt.want, replaced, l.State(time.Now()), rec.Generation, rec.Epoch)
 			}
 			if replaced && (rec.ConsentID != a.ID || rec.ConsentRequiredSince != nil) {
@@ -174,7 +179,8 @@ func TestWhatComesBackInThePlaceOfACode(t *testing.T) {
 		state := stateOf(b.press(made.URL).location)
 		result := b.finish(callbackPath + "?" + query + "&state=" + state)
 		a := w.stored(made.ID).Attempts[0]
-		if a.Result == nil || a.Result.Outcome != want || result.title() == "" || strings.Contains(result.body, "<script>") {
+		if a.Result == nil || a.Result.Outcome != want || result.title() == "" ||
+			strings.Contains(result.body, "<script>") {
 			t.Errorf("%s: %+v %s", query, a.Result, result.body)
 		}
 	}
@@ -214,7 +220,8 @@ func TestReturnURLs(t *testing.T) {
 		"//bms.example/":                    false,
 		"https://bms.example@evil.example/": false, "https://us:pw@bms.example/": false, "javascript:alert(1)": false,
 		"https:bms.example":                         false,
-		"https://evil.example/?https://bms.example": false, "/done": false, "https://bms.example\\@evil.example/": false,
+		"https://evil.example/?https://bms.example": false, "/done": false,
+		"https://bms.example\\@evil.example/": false,
 		"https://bms.example\n.evil.example/": false,
 	} {
 		if err := s.CheckReturnURL(address); (err == nil) != fine {

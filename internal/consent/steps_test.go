@@ -55,7 +55,8 @@ func TestStepsInAnyOrder(t *testing.T) {
 			"": func(*rapid.T) { check() },
 			"begin": func(t *rapid.T) {
 				id := attempt.Draw(t, "attempt")
-				begin(&l, relay.ConsentAttempt{ID: id, StartedAt: now, Phase: relay.ConsentStarted, Sealed: []byte("v")}, now)
+				begin(&l,
+					relay.ConsentAttempt{ID: id, StartedAt: now, Phase: relay.ConsentStarted, Sealed: []byte("v")}, now)
 			},
 			"claim": func(t *rapid.T) {
 				id, w := attempt.Draw(t, "attempt"), worker.Draw(t, "worker")
@@ -83,7 +84,8 @@ func TestStepsInAnyOrder(t *testing.T) {
 					return
 				}
 				before := find(&l, id)
-				ended := before != nil && before.Phase == relay.ConsentDone && before.Result.Outcome != relay.ConsentInterrupted
+				ended := before != nil && before.Phase == relay.ConsentDone &&
+					before.Result.Outcome != relay.ConsentInterrupted
 				if kept, _ := keep(&l, id, w, granted{sealed: []byte("pair")}, now); kept &&
 					(ended || l.UsedAt != nil && before.Phase == relay.ConsentDone) {
 					t.Fatal("tokens were kept after the end")
@@ -91,7 +93,9 @@ func TestStepsInAnyOrder(t *testing.T) {
 			},
 			"takeOver": func(t *rapid.T) {
 				id, w := attempt.Draw(t, "attempt"), worker.Draw(t, "worker")
-				dead := func(other string) bool { return strings.HasPrefix(other, "q.") && rapid.Bool().Draw(t, "dead") }
+				dead := func(other string) bool {
+					return strings.HasPrefix(other, "q.") && rapid.Bool().Draw(t, "dead")
+				}
 				takeOver(&l, id, w, now, dead)
 			},
 			"end": func(t *rapid.T) {
@@ -114,7 +118,8 @@ func TestStepsInAnyOrder(t *testing.T) {
 			"tidy":     func(*rapid.T) { tidy(&l, now) },
 			"withdraw": func(*rapid.T) { at := now; l.WithdrawnAt = &at },
 			"time": func(t *rapid.T) {
-				now = now.Add(rapid.SampledFrom([]time.Duration{time.Second, time.Minute, 31 * time.Minute}).Draw(t, "passes"))
+				now = now.Add(rapid.SampledFrom([]time.Duration{time.Second, time.Minute, 31 * time.Minute}).Draw(t,
+					"passes"))
 			},
 		})
 	})
@@ -164,7 +169,8 @@ func TestTidying(t *testing.T) {
 	if !tidy(&l, now) || tidy(&l, now) {
 		t.Error("tidied twice, or not at all")
 	}
-	if len(l.Attempts) != 3 || l.Attempts[0].Sealed == nil || l.Attempts[1].Sealed != nil || l.Attempts[2].Sealed == nil {
+	if len(l.Attempts) != 3 || l.Attempts[0].Sealed == nil || l.Attempts[1].Sealed != nil ||
+		l.Attempts[2].Sealed == nil {
 		t.Errorf("left: %+v", l.Attempts)
 	}
 }

@@ -81,7 +81,8 @@ func scopeTexts(scopes []string) []string {
 	for i, scope := range scopes {
 		switch strings.ToLower(scope) {
 		case "bms.basic":
-			texts[i] = "Be told when something happens to your orders, and look up assessments by their number (" + scope + ")"
+			texts[i] = "Be told when something happens to your orders, and look up assessments by their number (" +
+				scope + ")"
 		case "bms.partsorders", "bms.partorders":
 			texts[i] = "Read your parts orders: the parts, prices, status and delivery dates (" + scope + ")"
 		case "referencedata.company":

@@ -48,13 +48,14 @@ func (s *Service) putToUse(l relay.ConsentLink, a relay.ConsentAttempt, secrets 
 			result.Outcome = relay.ConsentUnchecked
 		}
 	}
-	if result.Outcome.Succeeded() && !s.persist(l, "put the tokens of a consent to use", func(ctx context.Context) error {
-		outcome, err := s.replaceTokens(ctx, l, a, secrets, result)
-		if err == nil {
-			result.Outcome = outcome
-		}
-		return err
-	}) {
+	if result.Outcome.Succeeded() &&
+		!s.persist(l, "put the tokens of a consent to use", func(ctx context.Context) error {
+			outcome, err := s.replaceTokens(ctx, l, a, secrets, result)
+			if err == nil {
+				result.Outcome = outcome
+			}
+			return err
+		}) {
 		return
 	}
 	s.end(l, a.ID, result)
@@ -147,7 +148,8 @@ func shorten(text string, most int) string {
 // being used for, and records the consent in the connection, which wakes its owner. It does not
 // replace the tokens of a later consent.
 func (s *Service) replaceTokens(
-	ctx context.Context, l relay.ConsentLink, a relay.ConsentAttempt, secrets relay.ConsentSecrets, r relay.ConsentResult,
+	ctx context.Context, l relay.ConsentLink, a relay.ConsentAttempt, secrets relay.ConsentSecrets,
+	r relay.ConsentResult,
 ) (relay.ConsentOutcome, error) {
 	var revision uint64
 	for {

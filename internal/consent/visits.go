@@ -168,7 +168,8 @@ func (s *Service) callback(w http.ResponseWriter, r *http.Request, v *visit) *pa
 		if vendorError != "access_denied" {
 			s.c.Log.WarnContext(r.Context(), "the vendor sent somebody back without a code", "connection", l.Connection,
 				"link", l.ID,
-				"error", shorten(vendorError, maxAccount), "description", shorten(query.Get("error_description"), maxAccount))
+				"error", shorten(vendorError, maxAccount), "description",
+				shorten(query.Get("error_description"), maxAccount))
 		}
 	case code == "" || len(code) > maxQuery:
 		return s.pageOfAttempt("no-code", l, state, v.now)

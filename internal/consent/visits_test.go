@@ -136,7 +136,8 @@ func TestTheButtonSendsToTheVendor(t *testing.T) {
 		if strings.Contains(cookie, "Secure") || strings.Contains(cookie, "Domain") {
 			t.Errorf("the cookie of http on loopback is %q", cookie)
 		}
-		if l := w.stored(made.ID); strings.Contains(string(l.Attempts[0].Cookie), cookie) || len(l.Attempts[0].Sealed) == 0 {
+		if l := w.stored(made.ID); strings.Contains(string(l.Attempts[0].Cookie), cookie) ||
+			len(l.Attempts[0].Sealed) == 0 {
 			t.Errorf("stored: %+v", l.Attempts[0])
 		}
 	}
@@ -301,7 +302,8 @@ func TestPagesOfWhatLeadsNowhere(t *testing.T) {
 		if again := mainLink(tt.got); (again != "") != tt.again {
 			t.Errorf("%s: start again leads to %q", name, again)
 		} else if tt.again {
-			if page := other.get(again); page.status != 200 || page.title() != "Allow access to your parts orders at Audatex" {
+			if page := other.get(again); page.status != 200 ||
+				page.title() != "Allow access to your parts orders at Audatex" {
 				t.Errorf("%s: start again leads to %d %s", name, page.status, page.title())
 			}
 		}
@@ -358,9 +360,11 @@ func TestTheWayBackHasARateOfItsOwn(t *testing.T) {
 	}
 	g.mu.Unlock()
 	for name, get := range map[string]func() shown{
-		"a link":                     func() shown { return b.get(made.URL) },
-		"the way back, no cookie":    func() shown { return w.browser().get(back) },
-		"the way back, other state":  func() shown { return b.get(callbackPath + "?code=x&state=" + newState(made.ID)) },
+		"a link":                  func() shown { return b.get(made.URL) },
+		"the way back, no cookie": func() shown { return w.browser().get(back) },
+		"the way back, other state": func() shown {
+			return b.get(callbackPath + "?code=x&state=" + newState(made.ID))
+		},
 		"a result, no cookie":        func() shown { return w.browser().get(pagesPath + stateOf(back) + resultPath) },
 		"the way back by the button": func() shown { return b.press(back) },
 	} {

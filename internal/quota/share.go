@@ -175,7 +175,8 @@ func (t *Throttles) Restore(ctx context.Context, budget *audatex.Budget) {
 	}
 	budget.ApplyThrottle(asked)
 	if left := time.Until(asked.Until); left > 0 {
-		t.log.InfoContext(ctx, "the vendor has asked for silence before this start; it is kept", "until", asked.Until, "left", left.Round(time.Second).String())
+		t.log.InfoContext(ctx, "the vendor has asked for silence before this start; it is kept", "until", asked.Until,
+			"left", left.Round(time.Second).String())
 	}
 }
 
@@ -200,7 +201,8 @@ func (t *Throttles) Run(ctx context.Context) error {
 		asked := t.last
 		t.mu.Unlock()
 		if err := t.store.KeepThrottle(ctx, asked); err != nil && ctx.Err() == nil {
-			t.log.Log(ctx, store.Level(err, slog.LevelWarn), "what the vendor asks could not be stored; it is tried again", "error", err)
+			t.log.Log(ctx, store.Level(err, slog.LevelWarn),
+				"what the vendor asks could not be stored; it is tried again", "error", err)
 			time.AfterFunc(throttleAgain, t.wake.Set)
 		}
 	}

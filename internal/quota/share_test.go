@@ -54,7 +54,8 @@ func TestReplicasThatComeAndGoKeepTheBudget(t *testing.T) {
 			t.Run(fmt.Sprintf("%d a minute, %d", rate, seed), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
-					r := &replicas{t: t, rate: rate, random: rand.New(rand.NewPCG(seed, uint64(rate))), polls: seed%3 > 0}
+					r := &replicas{t: t, rate: rate, random: rand.New(rand.NewPCG(seed, uint64(rate))),
+						polls: seed%3 > 0}
 					for _, n := range []int{1, 3, 20, 2} {
 						r.become(n)
 						pass(peace)
@@ -131,13 +132,17 @@ func (r *replicas) become(n int) {
 	}
 	for i, each := range r.live {
 		owns := connections/n + min(1, max(0, connections%n-i))
-		time.AfterFunc(time.Duration(r.random.Int64N(int64(settle-shareEvery))), func() { r.tell(func() { each.live = n }) })
+		time.AfterFunc(time.Duration(r.random.Int64N(int64(settle-shareEvery))), func() {
+			r.tell(func() { each.live = n })
+		})
 		// What one gives up it knows at once, the next owner takes it after that.
 		if owns <= each.owns {
 			each.owns = owns
 			continue
 		}
-		time.AfterFunc(time.Duration(r.random.Int64N(int64(2*time.Second))), func() { r.tell(func() { each.owns = owns }) })
+		time.AfterFunc(time.Duration(r.random.Int64N(int64(2*time.Second))), func() {
+			r.tell(func() { each.owns = owns })
+		})
 	}
 	r.mu.Unlock()
 	for _, joined := range joining {
@@ -208,7 +213,8 @@ func (r *replicas) check() {
 				used++
 			}
 		}
-		if perMinute := float64(used) / (peace / 2).Minutes(); perMinute < 0.9*float64(r.rate)-0.5 { // the window cuts off a request
+		// the window cuts off a request
+		if perMinute := float64(used) / (peace / 2).Minutes(); perMinute < 0.9*float64(r.rate)-0.5 {
 			r.t.Errorf("%.1f requests a minute in phase %d, %d allowed", perMinute, i, r.rate)
 		}
 	}

@@ -67,7 +67,9 @@ func (s *Sandbox) control(mux *http.ServeMux) {
 			writeJSON(w, status, value)
 		})
 	}
-	handle("POST /grants", takes(http.StatusCreated, func(_ *http.Request, c Consent) (any, error) { return s.Grant(c) }))
+	handle("POST /grants", takes(http.StatusCreated, func(_ *http.Request, c Consent) (any, error) {
+		return s.Grant(c)
+	}))
 	handle("DELETE /grants/{id}", named(s.RevokeGrant))
 	handle("POST /grants/{id}/expire", named(s.ExpireAccessTokens))
 	handle("PUT /consent", takes(http.StatusNoContent, func(_ *http.Request, c Consent) (any, error) {

@@ -57,12 +57,15 @@ func TestControlAPI(t *testing.T) {
 		{"ledger", "GET", "/ledger", "", 200,
 			`{"orders":[{"id":"` + id + `","site":"4711","removed":false,"states":[{"status":"New","at":"`},
 		{"faults", "PUT", "/faults",
-			`{"share500":0.5,"latencyMilliseconds":250,"shareLatency":1,"retryAfterSeconds":3,"operations":["poll"]}`, 204, ""},
+			`{"share500":0.5,"latencyMilliseconds":250,"shareLatency":1,"retryAfterSeconds":3,"operations":["poll"]}`,
+			204, ""},
 		{"several faults", "PUT", "/faults",
-			`[{"share500":0.5,"latencyMilliseconds":250,"shareLatency":1,"retryAfterSeconds":3,"operations":["poll"]},{"shareCut":1,"paths":["/x"]}]`, 204, ""},
+			`[{"share500":0.5,"latencyMilliseconds":250,"shareLatency":1,"retryAfterSeconds":3,"operations":["poll"]},` +
+				`{"shareCut":1,"paths":["/x"]}]`, 204, ""},
 		{"bad faults", "PUT", "/faults", `{"share500":2}`, 400, `share500 is 2`},
 		{"read faults", "GET", "/faults", "", 200,
-			`[{"share500":0.5,"share429":0,"share503":0,"shareCut":0,"shareCutAfterRead":0,"shareLatency":1,"operations":["poll"],"latencyMilliseconds":250,"retryAfterSeconds":3},{`},
+			`[{"share500":0.5,"share429":0,"share503":0,"shareCut":0,"shareCutAfterRead":0,"shareLatency":1,` +
+				`"operations":["poll"],"latencyMilliseconds":250,"retryAfterSeconds":3},{`},
 		{"remove order", "DELETE", "/orders/" + raw, "", 204, ""},
 		{"remove it again", "DELETE", "/orders/" + raw, "", 404, `no such order`},
 		{"remove subscription", "DELETE", "/subscriptions/" + sub, "", 204, ""},
@@ -80,7 +83,8 @@ func TestControlAPI(t *testing.T) {
 			t.Errorf("%s: got %d %s, want %d …%s…", row.name, got.status, got.body, row.status, row.want)
 		}
 		if row.name == "several faults" {
-			want := sandbox.Faults{Share500: 0.5, Latency: 250 * time.Millisecond, ShareLatency: 1, RetryAfter: 3 * time.Second}
+			want := sandbox.Faults{Share500: 0.5, Latency: 250 * time.Millisecond, ShareLatency: 1,
+				RetryAfter: 3 * time.Second}
 			f := v.Faults()
 			if len(f) != 2 || f[0].Share500 != want.Share500 || f[0].Latency != want.Latency ||
 				f[0].RetryAfter != want.RetryAfter || f[1].ShareCut != 1 {

@@ -35,7 +35,8 @@ func TestRefusalsDoNothing(t *testing.T) {
 		{"429 with a time", sandbox.Faults{Share429: 1, RetryAfter: 1500 * time.Millisecond}, 429,
 			"API calls quota exceeded.", "2"},
 		{"503", sandbox.Faults{Share503: 1}, 503, "The service is unavailable.", ""},
-		{"503 with a time", sandbox.Faults{Share503: 1, RetryAfter: time.Minute}, 503, "The service is unavailable.", "60"},
+		{"503 with a time", sandbox.Faults{Share503: 1, RetryAfter: time.Minute}, 503,
+			"The service is unavailable.", "60"},
 	} {
 		v := start(t, sandbox.Config{Tame: true})
 		token := v.site("4711")

@@ -81,7 +81,8 @@ func (s *Sandbox) message(d dice, n *notification, o *order) []byte {
 		return fields(nil).
 			str("NotificationId", n.ID).str("SubscriptionId", n.sub.id).
 			str("EventType", "PartsOrder").str("Topic", n.Topic).str("Message", "Parts order "+o.reference).
-			str("CompanyCode", n.sub.owner.company).str("SiteId", n.Site).str("CreatedAt", vendorTime(n.QueuedAt, true)).
+			str("CompanyCode", n.sub.owner.company).str("SiteId", n.Site).str("CreatedAt",
+			vendorTime(n.QueuedAt, true)).
 			raw("Parameters", "[]").
 			raw("Resources", `[{"ResourceType":"PartsOrder","ResourceId":"`+n.Order+`"}]`).object()
 	}
@@ -94,7 +95,8 @@ func (s *Sandbox) message(d dice, n *notification, o *order) []byte {
 	}
 	f := fields(nil).str("NotificationId", inCase(n.ID)).str("SubscriptionId", inCase(n.sub.id)).
 		raw("EventType", pick(d, []string{`"PartsOrder"`, `"Updated"`, `null`})).str("Topic", n.Topic).
-		raw("Message", pick(d, []string{`null`, `"Order <b>changed</b> & saved"`, `"Bestellung geändert – siehe Zubehör 🚗"`,
+		raw("Message", pick(d, []string{`null`, `"Order <b>changed</b> & saved"`,
+			`"Bestellung geändert – siehe Zubehör 🚗"`,
 			`""`})).
 		str("CompanyCode", n.sub.owner.company).str("SiteId", n.Site).
 		str("CreatedAt", vendorTime(n.QueuedAt, !d.oneIn(4)))
@@ -102,7 +104,8 @@ func (s *Sandbox) message(d dice, n *notification, o *order) []byte {
 	case 0:
 		f = f.raw("Parameters", "null")
 	case 1:
-		f = f.raw("Parameters", `[{"Key":"ResourceUrl","Value":"`+trapOrder(n.Order)+`"},{"Key":"Priority","Value":null}]`)
+		f = f.raw("Parameters",
+			`[{"Key":"ResourceUrl","Value":"`+trapOrder(n.Order)+`"},{"Key":"Priority","Value":null}]`)
 	}
 	if d.oneIn(2) {
 		f = f.raw("Resources", `[{"ResourceType":"Assessment","ResourceId":"`+inCase(o.AssessmentID)+

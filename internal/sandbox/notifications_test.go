@@ -105,7 +105,8 @@ func TestNotificationsAreHostile(t *testing.T) {
 		}
 	}
 	for _, what := range []string{"older form", "newer form", "upper case", "no zone", "several resources",
-		"one resource of a type that says nothing", "foreign URL", "null parameters", "absent parameters", "unknown field",
+		"one resource of a type that says nothing", "foreign URL", "null parameters", "absent parameters",
+		"unknown field",
 		"HTML", "query behind the uuid"} {
 		if seen[what] < 3 {
 			t.Errorf("%s: seen %d times in 300", what, seen[what])
@@ -121,7 +122,8 @@ func TestTameNotifications(t *testing.T) {
 	o := v.create("4711", sandbox.OrderOptions{Reference: "R1"})
 	body := v.do("GET", api+"/site/subscriptions/"+sub+"/notifications", token).body
 	record := v.Ledger().Orders[0].Notifications[0]
-	want := fmt.Sprintf(`[{"NotificationId":%q,"SubscriptionId":%q,"EventType":"PartsOrder","Topic":"PARTS.ORDER.CREATED",`+
+	want := fmt.Sprintf(`[{"NotificationId":%q,"SubscriptionId":%q,"EventType":"PartsOrder",`+
+		`"Topic":"PARTS.ORDER.CREATED",`+
 		`"Message":"Parts order R1","CompanyCode":"C4711","SiteId":"4711","CreatedAt":%q,"Parameters":[],`+
 		`"Resources":[{"ResourceType":"PartsOrder","ResourceId":%q}]}]`,
 		record.ID, sub, record.QueuedAt.UTC().Format("2006-01-02T15:04:05.0000000Z"), o.ID)

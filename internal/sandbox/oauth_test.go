@@ -196,7 +196,8 @@ func TestConsentsThatCannotBe(t *testing.T) {
 	t.Parallel()
 	s := sandbox.New(sandbox.Config{})
 	for _, c := range []sandbox.Consent{
-		{}, {Sites: []string{""}}, {Level: "planet", Sites: []string{"1"}}, {Level: sandbox.Site, Sites: []string{"1", "2"}},
+		{}, {Sites: []string{""}}, {Level: "planet", Sites: []string{"1"}},
+		{Level: sandbox.Site, Sites: []string{"1", "2"}},
 	} {
 		if g, err := s.Grant(c); err == nil {
 			t.Errorf("%+v was granted: %v", c, g)
@@ -233,7 +234,8 @@ func TestSecretsStayOutOfText(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.Log.Info("look", "config", cfg, "grant", g)
-	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {g.RefreshToken}, "client_id": {"sandbox-client"},
+	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {g.RefreshToken},
+		"client_id":     {"sandbox-client"},
 		"client_secret": {"hush-hush"}}
 	if got, err := v.try("POST", sandbox.TokenPath, "", formHeader(), form.Encode()); err != nil || got.status != 200 {
 		t.Fatalf("refreshing: %d %v", got.status, err)

@@ -95,8 +95,8 @@ func (s *Sandbox) CreateOrder(site string, opts OrderOptions) (Order, error) {
 	number := s.siteOrders[site]
 	d := s.dice("order/"+site, uint64(number))
 	o := &order{reference: cmp.Or(opts.Reference, fmt.Sprintf("PO-%s-%06d", site, number)), dice: d, Order: Order{
-		ID: cmp.Or(strings.ToLower(opts.ID), d.uuid()), AssessmentID: d.uuid(), Site: site, Status: cmp.Or(opts.Status, "New"),
-		Originator: "C" + site, AssessmentNumber: fmt.Sprintf("A%06d", number),
+		ID: cmp.Or(strings.ToLower(opts.ID), d.uuid()), AssessmentID: d.uuid(), Site: site,
+		Status: cmp.Or(opts.Status, "New"), Originator: "C" + site, AssessmentNumber: fmt.Sprintf("A%06d", number),
 	}}
 	if s.orders[o.ID] != nil {
 		return Order{}, fmt.Errorf("creating an order: %s exists", o.ID)

@@ -143,7 +143,8 @@ func TestSignInTellsWhatIsWrong(t *testing.T) {
 	form := url.Values{"request": {authorizePath(nil)[len(sandbox.AuthorizePath)+1:]}, "CompanyCode": {"A&B"},
 		"UserName": {`"<desk>`}}
 	page, err := v.try("POST", sandbox.SignInPath, "", formHeader(), form.Encode())
-	if err != nil || page.status != 200 || !strings.Contains(page.body, "company code, user name or password is wrong") ||
+	if err != nil || page.status != 200 ||
+		!strings.Contains(page.body, "company code, user name or password is wrong") ||
 		!strings.Contains(page.body, `value="A&amp;B"`) || !strings.Contains(page.body, `value="&#34;&lt;desk&gt;"`) {
 		t.Errorf("what was typed stays: %d %s %v", page.status, page.body, err)
 	}
@@ -162,8 +163,9 @@ func TestPortalPagesAllowNothingButTheirForms(t *testing.T) {
 	t.Parallel()
 	v := start(t, sandbox.Config{})
 	for redirect, origin := range map[string]string{
-		"http://127.0.0.1:1/oauth/callback?keep=1": "http://127.0.0.1:1", "https://relay.example/x": "https://relay.example",
-		"https://a;script-src/": "https:", "http://[::1]:80/": "http:",
+		"http://127.0.0.1:1/oauth/callback?keep=1": "http://127.0.0.1:1",
+		"https://relay.example/x":                  "https://relay.example",
+		"https://a;script-src/":                    "https:", "http://[::1]:80/": "http:",
 	} {
 		page := v.do("GET", authorizePath(map[string]string{"redirect_uri": redirect}), "")
 		policy := page.header.Get("Content-Security-Policy")
@@ -244,9 +246,11 @@ func TestPKCEIsVerifiedIgnoredOrRefused(t *testing.T) {
 		{"plain", sandbox.PKCEVerify, map[string]string{"code_challenge": proof, "code_challenge_method": "plain"},
 			"invalid_request", "", ""},
 		{"no method", sandbox.PKCEVerify, map[string]string{"code_challenge": challenge}, "invalid_request", "", ""},
-		{"no challenge", sandbox.PKCEVerify, map[string]string{"code_challenge_method": "S256"}, "invalid_request", "", ""},
+		{"no challenge", sandbox.PKCEVerify, map[string]string{"code_challenge_method": "S256"},
+			"invalid_request", "", ""},
 		{"padded challenge", sandbox.PKCEVerify,
-			map[string]string{"code_challenge": challenge + "=", "code_challenge_method": "S256"}, "invalid_request", "", ""},
+			map[string]string{"code_challenge": challenge + "=", "code_challenge_method": "S256"},
+			"invalid_request", "", ""},
 		{"ignored, right", sandbox.PKCEIgnore, s256, "", proof, ""},
 		{"ignored, wrong", sandbox.PKCEIgnore, s256, "", "short", ""},
 		{"refused at the page", sandbox.PKCERefuse, s256, "invalid_request", "", ""},
@@ -306,13 +310,15 @@ func TestConsentsGrantFewerScopesThanAsked(t *testing.T) {
 		{"all", deskOf4711, sandbox.Behaviour{}, "", "ReferenceData.Company BMS.Basic BMS.PartsOrders"},
 		{"two ticked", some, sandbox.Behaviour{}, "", "ReferenceData.Company BMS.PartsOrders"},
 		{"none ticked", none, sandbox.Behaviour{}, "access_denied", ""},
-		{"a user who may grant one", sandboxtest.Visitor{Company: "B", User: "b", Password: "x"}, sandbox.Behaviour{}, "",
+		{"a user who may grant one", sandboxtest.Visitor{Company: "B", User: "b", Password: "x"}, sandbox.Behaviour{},
+			"",
 			"BMS.Basic"},
 		{"a user who may grant none", sandboxtest.Visitor{Company: "N", User: "n", Password: "x"}, sandbox.Behaviour{},
 			"access_denied", ""},
 		{"a vendor that grants one", deskOf4711, sandbox.Behaviour{GrantScopes: []string{"BMS.PartsOrders"}}, "",
 			"BMS.PartsOrders"},
-		{"a vendor that does not say", deskOf4711, sandbox.Behaviour{GrantScopes: []string{"BMS.Basic"}, OmitScope: true},
+		{"a vendor that does not say", deskOf4711,
+			sandbox.Behaviour{GrantScopes: []string{"BMS.Basic"}, OmitScope: true},
 			"", ""},
 	} {
 		if err := v.SetBehaviour(row.behaviour); err != nil {
@@ -330,7 +336,8 @@ func TestConsentsGrantFewerScopesThanAsked(t *testing.T) {
 			t.Errorf("%s: %d scopes %q, want %q", row.name, status, pair.Scope, row.scope)
 		}
 		if got := v.do("GET", api+"/whoami",
-			pair.AccessToken); (got.status == 200) != strings.Contains(pair.Scope+strings.Join(row.behaviour.GrantScopes, " "),
+			pair.AccessToken); (got.status == 200) != strings.Contains(pair.Scope+
+			strings.Join(row.behaviour.GrantScopes, " "),
 			"Basic") {
 			t.Errorf("%s: whoami %d", row.name, got.status)
 		}
@@ -348,8 +355,9 @@ func TestUsersMeSaysWhoseTheTokenIs(t *testing.T) {
 		numbers := 0
 		for range 2 { // the second of hostile grants has numbers
 			_, token := v.login(sandbox.Consent{
-				Level: sandbox.Company, Sites: []string{"4712", "4711"}, CompanyCode: "ACME", User: "desk", Terminal: "07",
-				Scopes: []string{sandbox.ScopeCompany},
+				Level: sandbox.Company, Sites: []string{"4712", "4711"}, CompanyCode: "ACME", User: "desk",
+				Terminal: "07",
+				Scopes:   []string{sandbox.ScopeCompany},
 			})
 			var got me
 			answer := v.do("GET", sandbox.UsersMePath, token)
@@ -462,7 +470,8 @@ func TestAccountsAndBehaviourThatCannotBe(t *testing.T) {
 		}
 	}
 	for _, b := range []sandbox.Behaviour{
-		{PKCE: "x"}, {GrantScopes: []string{"x"}}, {TopicsNotEnabled: []string{"PARTS.X"}}, {DateOffsetSeconds: 1 << 60},
+		{PKCE: "x"}, {GrantScopes: []string{"x"}}, {TopicsNotEnabled: []string{"PARTS.X"}},
+		{DateOffsetSeconds: 1 << 60},
 	} {
 		if err := s.SetBehaviour(b); err == nil {
 			t.Errorf("%+v was taken", b)
@@ -480,7 +489,8 @@ func TestAccountsAndBehaviourThatCannotBe(t *testing.T) {
 func TestAccountsAndBehaviourOverTheControlAPI(t *testing.T) {
 	t.Parallel()
 	v := start(t, sandbox.Config{})
-	const account = `{"companyCode":"ACME","user":"desk","password":"hush","sites":["12"],"terminal":"T9","scopes":["BMS.Basic"]}`
+	const account = `{"companyCode":"ACME","user":"desk","password":"hush","sites":["12"],"terminal":"T9",` +
+		`"scopes":["BMS.Basic"]}`
 	for _, row := range []struct {
 		method, path, body string
 		status             int
@@ -490,7 +500,8 @@ func TestAccountsAndBehaviourOverTheControlAPI(t *testing.T) {
 			`[{"level":"site","sites":["4711"],"companyCode":"C4711","user":"bms.4711","terminal":"T4711"}]`},
 		{"POST", "/accounts", account, 200, `"terminal":"T9"`},
 		{"PUT", "/accounts", "[" + account + "]", 200,
-			`[{"level":"site","sites":["12"],"scopes":["BMS.Basic"],"companyCode":"ACME","user":"desk","terminal":"T9"}]`},
+			`[{"level":"site","sites":["12"],"scopes":["BMS.Basic"],"companyCode":"ACME","user":"desk",` +
+				`"terminal":"T9"}]`},
 		{"PUT", "/accounts", `[{"company":"x"}]`, 400, "company"},
 		{"PUT", "/behaviour", `{"topicsNotEnabled":["PARTS.ORDER"],"pkce":"refuse"}`, 200,
 			`{"pkce":"refuse","topicsNotEnabled":["PARTS.ORDER"]}`},
@@ -503,7 +514,8 @@ func TestAccountsAndBehaviourOverTheControlAPI(t *testing.T) {
 		got, err := v.try(row.method, sandbox.ControlPath+row.path, "", nil, row.body)
 		if err != nil || got.status != row.status || !strings.Contains(got.body, row.want) ||
 			strings.Contains(got.body, "hush") {
-			t.Errorf("%s %s: %d %s %v, want %d %s", row.method, row.path, got.status, got.body, err, row.status, row.want)
+			t.Errorf("%s %s: %d %s %v, want %d %s",
+				row.method, row.path, got.status, got.body, err, row.status, row.want)
 		}
 	}
 }

@@ -100,7 +100,8 @@ func (s *Sandbox) api(op Operation, scope string, run func(call) answer) http.Ha
 		if asksForXML(c.Header.Get("Accept")) {
 			return plain(http.StatusNotAcceptable, textJSONOnly)
 		}
-		return s.admit(c, scope, refusals{plain, textUnauthorised, "Forbidden. The scope " + scope + " is required."}, run)
+		return s.admit(c, scope, refusals{plain, textUnauthorised, "Forbidden. The scope " + scope + " is required."},
+			run)
 	})
 }
 

@@ -14,7 +14,8 @@ func message(status int, text string) answer {
 // usersAPI handles a call of the sister API. It is like api, but its refusals are JSON.
 func (s *Sandbox) usersAPI(op Operation, scope string, run func(call) answer) http.Handler {
 	return s.vendor(op, s.bearing, func(c call) answer {
-		no := refusals{message, "Authorization has been denied for this request.", "The scope " + scope + " is required."}
+		no := refusals{message, "Authorization has been denied for this request.",
+			"The scope " + scope + " is required."}
 		return s.admit(c, scope, no, func(c call) answer {
 			if asksForXML(c.Header.Get("Accept")) {
 				return message(http.StatusNotAcceptable, textJSONOnly)

@@ -87,7 +87,8 @@ func made(name string, count, size int) Answer {
 		if n > 0 {
 			page.WriteByte(',')
 		}
-		start := fmt.Sprintf(`{"NotificationId":"00000000-0000-4000-8000-%012x","Topic":"PARTS.ORDER.UPDATED","SiteId":"4711",`+
+		start := fmt.Sprintf(`{"NotificationId":"00000000-0000-4000-8000-%012x","Topic":"PARTS.ORDER.UPDATED",`+
+			`"SiteId":"4711",`+
 			`"CreatedAt":"2026-01-15T09:38:44.6871504Z","Resources":[{"ResourceType":"PartsOrder","ResourceId":"%s"}],`+
 			`"Message":"`, n, MadeOrder(n))
 		page.WriteString(start)
