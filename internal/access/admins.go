@@ -58,7 +58,9 @@ func ParseAdmins(text string) ([]Admin, error) {
 		}
 		name = strings.TrimSpace(name)
 		if err := relay.CheckName(name); err != nil {
-			return nil, fmt.Errorf("the name of entry %d must be lower-case letters, digits and hyphens, at most 63: give name:token", n)
+			return nil,
+				fmt.Errorf("the name of entry %d must be lower-case letters, digits and hyphens, at most 63: give "+
+					"name:token", n)
 		}
 		if token, _, err = pasted.Clean(token, pasted.Secret); err != nil {
 			return nil, fmt.Errorf("the token of %s %w", name, err)
@@ -81,7 +83,8 @@ func CheckAdmins(admins []Admin) error {
 		for _, before := range admins[:i] {
 			switch {
 			case before.Name == a.Name:
-				return fmt.Errorf("the name %s is given twice: give each token a name of its own, such as %s-2 for the next one", a.Name, a.Name)
+				return fmt.Errorf("the name %s is given twice: give each token a name of its own, such as %s-2 for "+
+					"the next one", a.Name, a.Name)
 			case before.Token == a.Token:
 				return fmt.Errorf("%s and %s have the same token: then nobody can tell who it was", before.Name, a.Name)
 			}

@@ -23,10 +23,13 @@ const (
 
 // KeyOf makes an API key from KeyBytes random bytes. The text must be shown once; the key that is
 // stored holds only its hash.
-func KeyOf(random []byte, role relay.Role, description string, now time.Time, expires *time.Time) (text string, key relay.Key) {
+func KeyOf(
+	random []byte, role relay.Role, description string, now time.Time, expires *time.Time,
+) (text string, key relay.Key) {
 	id := inBase62(keyIDLength, random[:idBytes])
 	text = keyPrefix + id + "_" + inBase62(secretLength, random[idBytes:])
-	return text, relay.Key{ID: id, Hash: hash(text), Role: role, Description: description, CreatedAt: now, ExpiresAt: expires}
+	return text, relay.Key{ID: id, Hash: hash(text), Role: role, Description: description,
+		CreatedAt: now, ExpiresAt: expires}
 }
 
 // KeyID returns the id in an API key's text, and whether it has the form of one.

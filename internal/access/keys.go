@@ -40,7 +40,8 @@ type Keys struct {
 // New returns Keys that know no client until Run has read the bucket.
 func New(c Config) *Keys {
 	k := &Keys{c: c, owners: map[string]string{}}
-	k.clients = store.NewMirror(store.MirrorConfig[relay.Client]{Bucket: c.Clients, Log: c.Log, What: "client", OnChange: k.changed})
+	k.clients = store.NewMirror(store.MirrorConfig[relay.Client]{Bucket: c.Clients, Log: c.Log,
+		What: "client", OnChange: k.changed})
 	return k
 }
 
@@ -90,7 +91,8 @@ func (k *Keys) changed(before, now *store.Entry[relay.Client]) {
 func sameAccess(a, b relay.Client) bool {
 	return a.Generation == b.Generation && a.AllSites == b.AllSites && slices.Equal(a.Sites, b.Sites) &&
 		slices.EqualFunc(a.Keys, b.Keys, func(a, b relay.Key) bool {
-			return a.ID == b.ID && a.Role == b.Role && bytes.Equal(a.Hash, b.Hash) && (a.ExpiresAt == nil) == (b.ExpiresAt == nil) &&
+			return a.ID == b.ID && a.Role == b.Role && bytes.Equal(a.Hash, b.Hash) &&
+				(a.ExpiresAt == nil) == (b.ExpiresAt == nil) &&
 				(a.ExpiresAt == nil || a.ExpiresAt.Equal(*b.ExpiresAt))
 		})
 }

@@ -122,8 +122,10 @@ func (u *Uses) Run(ctx context.Context, keys *Keys, events Events) {
 		}
 	}
 	for backoff.Sleep(ctx, u.c.Every); ctx.Err() == nil; backoff.Sleep(ctx, u.c.Every) {
-		if err := errors.Join(u.keep(ctx, keys), u.warn(ctx, keys, events), u.sweep(ctx, keys)); err != nil && ctx.Err() == nil {
-			u.c.Log.Log(ctx, store.Level(err, slog.LevelWarn), "the uses of API keys could not be kept; it is tried again", "error", err)
+		if err := errors.Join(u.keep(ctx, keys), u.warn(ctx, keys, events), u.sweep(ctx, keys)); err != nil &&
+			ctx.Err() == nil {
+			u.c.Log.Log(ctx, store.Level(err, slog.LevelWarn),
+				"the uses of API keys could not be kept; it is tried again", "error", err)
 		}
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastUses)
@@ -166,7 +168,9 @@ func (u *Uses) keep(ctx context.Context, keys *Keys) error {
 
 // merge stores changes of clients' keys beside what others have stored, and returns the clients for
 // which that succeeded.
-func (u *Uses) merge(ctx context.Context, keys *Keys, changes map[string]map[string]relay.KeyUse) (stored []string, failed error) {
+func (u *Uses) merge(
+	ctx context.Context, keys *Keys, changes map[string]map[string]relay.KeyUse,
+) (stored []string, failed error) {
 	left := slices.Sorted(maps.Keys(changes))
 	for range usesTries {
 		var again []string
@@ -289,12 +293,14 @@ func publish(ctx context.Context, events Events, client relay.Client, key relay.
 	if days > 1 {
 		within = fmt.Sprintf("%d days", days)
 	}
-	message := fmt.Sprintf("API key %s of client %s expires at %s, within %s. Make another one and replace it.", key.ID, client.ID, expires, within)
+	message := fmt.Sprintf("API key %s of client %s expires at %s, within %s. Make another one and replace it.",
+		key.ID, client.ID, expires, within)
 	details := map[string]any{
 		"client": client.ID, "clientGeneration": client.Generation, "key": key.ID, "role": string(key.Role),
 		"expiresAt": expires, "days": days,
 	}
-	err := events.Once(ctx, relay.NoSite, relay.KindKeyExpiring, client.ID, message, details, since.Add(-relay.ClocksDiffer), "clientGeneration", "key", "days")
+	err := events.Once(ctx, relay.NoSite, relay.KindKeyExpiring, client.ID, message, details,
+		since.Add(-relay.ClocksDiffer), "clientGeneration", "key", "days")
 	if err != nil {
 		return fmt.Errorf("warn of key %s of client %s: %w", key.ID, client.ID, err)
 	}

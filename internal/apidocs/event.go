@@ -25,7 +25,8 @@ func (d document) event(typ string) event {
 			e.Schema.Fields[i].Limits = []string{"`" + typ + "`"}
 		}
 	}
-	for _, content := range yamljson.Members(yamljson.Get(d.root, "webhooks", "event", "post", "requestBody", "content")) {
+	for _, content := range yamljson.Members(
+		yamljson.Get(d.root, "webhooks", "event", "post", "requestBody", "content")) {
 		if value := yamljson.Get(content, "examples", typ, "value"); value != nil {
 			e.Example = indentedJSON(value)
 			e.Text = yamljson.Text(yamljson.Get(value, "data", "message"))

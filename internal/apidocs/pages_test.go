@@ -13,8 +13,8 @@ var (
 	active = regexp.MustCompile(`(?i)<script|<style|\sstyle=|\son[a-z]+=|javascript:|<img|<iframe|<form|src=`)
 )
 
-// Every link on every page leads to a page or an anchor that is there, no anchor is there twice, and nothing on them needs
-// more than the policy allows.
+// Every link on every page leads to a page or an anchor that is there, no anchor is there twice, and nothing on them
+// needs more than the policy allows.
 func TestPagesHoldTogether(t *testing.T) {
 	t.Parallel()
 	const base = "/base"

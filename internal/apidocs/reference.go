@@ -59,7 +59,8 @@ var methods = map[string]bool{"get": true, "put": true, "post": true, "patch": t
 
 // reference returns the whole document.
 func (d document) reference() reference {
-	r := reference{Title: yamljson.Text(yamljson.Get(d.root, "info", "title")), Text: yamljson.Text(yamljson.Get(d.root, "info", "description"))}
+	r := reference{Title: yamljson.Text(yamljson.Get(d.root, "info", "title")),
+		Text: yamljson.Text(yamljson.Get(d.root, "info", "description"))}
 	byTag := map[string][]operation{}
 	for path, item := range yamljson.Members(yamljson.Get(d.root, "paths")) {
 		for method, op := range yamljson.Members(item) {
@@ -80,7 +81,8 @@ func (d document) reference() reference {
 	}
 	for _, content := range yamljson.Members(yamljson.Get(d.root, "components", "responses", "AnyProblem", "content")) {
 		for slug, example := range yamljson.Members(yamljson.Get(content, "examples")) {
-			status, title := yamljson.Text(yamljson.Get(example, "value", "status")), yamljson.Text(yamljson.Get(example, "value", "title"))
+			status, title := yamljson.Text(yamljson.Get(example, "value", "status")),
+				yamljson.Text(yamljson.Get(example, "value", "title"))
 			r.Problems = append(r.Problems, problemLink{slug, status, title})
 		}
 	}
@@ -99,7 +101,8 @@ func (d document) eventTypes() *yaml.Node {
 func (d document) operation(path, method string, item, n *yaml.Node) operation {
 	op := operation{
 		ID: yamljson.Text(yamljson.Get(n, "operationId")), Method: strings.ToUpper(method), Path: path,
-		Summary: yamljson.Text(yamljson.Get(n, "summary")), Text: yamljson.Text(yamljson.Get(n, "description")), Access: d.access(n),
+		Summary: yamljson.Text(yamljson.Get(n, "summary")), Text: yamljson.Text(yamljson.Get(n, "description")),
+		Access: d.access(n),
 	}
 	for _, sample := range items(yamljson.Get(n, "x-codeSamples")) {
 		op.Command = yamljson.Text(yamljson.Get(sample, "source"))

@@ -77,7 +77,8 @@ func (d document) fields(n *yaml.Node, whole bool, depth int) []field {
 
 // notNull returns the schema of a value that may also be null, or nil.
 func (d document) notNull(n *yaml.Node) *yaml.Node {
-	if choices := items(yamljson.Get(n, "oneOf")); len(choices) == 2 && yamljson.Text(yamljson.Get(choices[1], "type")) == "null" {
+	if choices := items(yamljson.Get(n, "oneOf")); len(choices) == 2 &&
+		yamljson.Text(yamljson.Get(choices[1], "type")) == "null" {
 		return choices[0]
 	}
 	return nil

@@ -54,13 +54,15 @@ func unrecorded(err error) error {
 }
 
 // recordEnd stores how a request ended. If that fails, the log of changes has only its beginning.
-func (a *API) recordEnd(ctx context.Context, r *http.Request, c caller, position uint64, answer response, failed error) {
+func (a *API) recordEnd(
+	ctx context.Context, r *http.Request, c caller, position uint64, answer response, failed error,
+) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditPatience) // even if the caller has gone
 	defer cancel()
 	x := exchangeOf(r.Context())
 	ended := relay.AuditRecord{
-		Client: c.client.ID, Generation: c.client.Generation, Request: x.id, At: time.Now().UTC(), Status: answer.Status,
-		Made: cmp.Or(answer.Location, answer.Made), Replayed: answer.replayed,
+		Client: c.client.ID, Generation: c.client.Generation, Request: x.id, At: time.Now().UTC(),
+		Status: answer.Status, Made: cmp.Or(answer.Location, answer.Made), Replayed: answer.replayed,
 	}
 	if failed != nil {
 		p := asProblem(r.Method, failed)
@@ -107,7 +109,8 @@ func auditView(e audit.Entry) AuditEntry {
 	}
 	if e.Ended != nil {
 		view.Outcome = AuditOutcome{
-			At: e.Ended.At, Status: e.Ended.Status, Problem: e.Ended.Problem, Made: e.Ended.Made, Replayed: e.Ended.Replayed,
+			At: e.Ended.At, Status: e.Ended.Status, Problem: e.Ended.Problem, Made: e.Ended.Made,
+			Replayed: e.Ended.Replayed,
 		}
 	}
 	return view

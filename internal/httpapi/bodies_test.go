@@ -149,7 +149,8 @@ func TestBodiesThatDoNotFitTheContractAreNoticed(t *testing.T) {
 	}
 	settings := spec().Paths.Value("/v1/callbacks/{id}").Put.RequestBody.Value
 	for body, fits := range map[string]bool{
-		`{"url":"https://bms.example/"}`: true, `{"url":1}`: false, `{"url":"https://bms.example/","more":1}`: false, `{`: false, ``: false,
+		`{"url":"https://bms.example/"}`: true, `{"url":1}`: false, `{"url":"https://bms.example/","more":1}`: false,
+		`{`: false, ``: false,
 	} {
 		if err := askedAsContract(settings, "application/json", []byte(body)); (err == nil) != fits {
 			t.Errorf("settings %s: %v", body, err)

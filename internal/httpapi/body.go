@@ -86,7 +86,8 @@ func (a *API) readBody(w http.ResponseWriter, r *http.Request, op operation) ([]
 		ctx, cancel := context.WithTimeout(r.Context(), turnWait)
 		defer cancel()
 		if !enter(ctx, a.large) {
-			return nil, &problem{kind: kindBusy, detail: "Too many large bodies are being read.", retryAfter: time.Second}
+			return nil, &problem{kind: kindBusy,
+				detail: "Too many large bodies are being read.", retryAfter: time.Second}
 		}
 		defer func() { <-a.large }()
 	}
@@ -125,7 +126,8 @@ func (op operation) setBody(r *http.Request, raw []byte) error {
 
 // withBody does an operation that takes a body, which validate has put back as it was found valid.
 func withBody[T any](
-	a *API, w http.ResponseWriter, r *http.Request, operation func(ctx context.Context, c caller, body T) (reply, error),
+	a *API, w http.ResponseWriter, r *http.Request,
+	operation func(ctx context.Context, c caller, body T) (reply, error),
 ) {
 	a.do(w, r, func(ctx context.Context, c caller) (reply, error) {
 		var body T

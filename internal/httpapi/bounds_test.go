@@ -26,7 +26,8 @@ func validator(tb testing.TB) *API {
 		tb.Fatal(err)
 	}
 	return &API{
-		contract: c, bodies: newTurns(bodiesOfKey), reads: newTurns(readsOfKey), large: make(chan struct{}, largeBodies),
+		contract: c, bodies: newTurns(bodiesOfKey), reads: newTurns(readsOfKey),
+		large:  make(chan struct{}, largeBodies),
 		checks: make(chan struct{}, checkedOnce),
 	}
 }
@@ -34,14 +35,17 @@ func validator(tb testing.TB) *API {
 // check runs the checks that come before a request's handler. It returns the response, and how many
 // bytes were allocated.
 func (a *API) check(operation string, r *http.Request) (answer *httptest.ResponseRecorder, allocated uint64) {
-	x := &exchange{op: a.contract.operations[operation], caller: caller{key: relay.Key{ID: "key", Role: relay.RoleWrite}}}
+	x := &exchange{op: a.contract.operations[operation],
+		caller: caller{key: relay.Key{ID: "key", Role: relay.RoleWrite}}}
 	answer = httptest.NewRecorder()
 	route := chi.NewRouteContext()
 	for name, value := range map[string]string{"id": "cb", "eventId": "e", "orderId": orderA} {
 		route.URLParams.Add(name, value)
 	}
 	r = r.WithContext(withExchange(withRoute(r.Context(), route), x))
-	handler := a.passing(a.validate)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }))
+	handler := a.passing(a.validate)(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusOK)
+	}))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	handler.ServeHTTP(answer, r)
@@ -102,7 +106,8 @@ func TestABodyCostsASmallMultipleOfItsSize(t *testing.T) { //nolint:paralleltest
 		"unknown members inside":   {filled(`{"url":"https://bms.example/","auth":{`, `"%d":0,`, `}}`), 400},
 		"as many as may be":        {`{"url":1` + unknown(maxValues-2) + `}`, 422},
 		"long names":               {filled(`{`, `"%d`+strings.Repeat("n", maxName-8)+`":0,`, `}`), 422},
-		"wrong items":              {`{"url":"https://bms.example/","sites":[` + strings.Repeat(`{},`, 9_000) + `{}]}`, 422},
+		"wrong items": {`{"url":"https://bms.example/","sites":[` + strings.Repeat(`{},`, 9_000) + `{}]}`,
+			422},
 		"wrong names": {`{"url":"https://bms.example/","sites":[` +
 			strings.TrimSuffix(strings.Repeat(`"A%",`, 9_000), ",") + `]}`, 422},
 		"equal sites": {`{"url":"https://bms.example/","sites":[` +
@@ -128,8 +133,8 @@ func TestABodyCostsASmallMultipleOfItsSize(t *testing.T) { //nolint:paralleltest
 	} {
 		answer, allocated := a.check("PUT /v1/callbacks/{id}", putRequest(c.body))
 		if most := uint64(16 << 20); answer.Code != c.status || allocated > most || answer.Body.Len() > 64<<10 {
-			t.Errorf("%s: %d bytes are answered %d (want %d) with %d bytes, at the cost of %d (at most %d): %.200s", name,
-				len(c.body), answer.Code, c.status,
+			t.Errorf("%s: %d bytes are answered %d (want %d) with %d bytes, at the cost of %d (at most %d): %.200s",
+				name, len(c.body), answer.Code, c.status,
 				answer.Body.Len(), allocated, most, answer.Body.Bytes())
 		}
 	}
@@ -189,8 +194,8 @@ func TestAQueryCostsASmallMultipleOfItsSize(t *testing.T) { //nolint:paralleltes
 		r.URL.RawQuery = query
 		answer, allocated := a.check("GET /v1/events", r)
 		if answer.Code != 400 || allocated > 4<<20 || answer.Body.Len() > 16<<10 {
-			t.Errorf("%s: answered %d with %d bytes at the cost of %d: %.200s", name, answer.Code, answer.Body.Len(), allocated,
-				answer.Body.Bytes())
+			t.Errorf("%s: answered %d with %d bytes at the cost of %d: %.200s", name, answer.Code, answer.Body.Len(),
+				allocated, answer.Body.Bytes())
 		}
 	}
 }
@@ -263,7 +268,8 @@ func TestReadersBodiesAreNotRead(t *testing.T) {
 	reader, body := f.key("client-a", relay.RoleRead), strings.Repeat("[", maxBody)
 	for _, method := range []string{"PUT", "PATCH", "DELETE"} {
 		for _, id := range []string{"cb", "free"} {
-			reader.do(method, "/v1/callbacks/"+id, body, "Content-Type", "text/plain").want(403).problem("read-only-key")
+			reader.do(method, "/v1/callbacks/"+id, body, "Content-Type",
+				"text/plain").want(403).problem("read-only-key")
 		}
 	}
 	x := &exchange{op: f.api.contract.operations["PUT /v1/callbacks/{id}"],
@@ -370,7 +376,8 @@ func countValues(v any) int {
 // that repeats nothing long, or taken.
 func FuzzBodies(f *testing.F) {
 	for _, seed := range []string{
-		`{"url":"https://bms.example/","sites":["alpha"],"types":["audatex.*"],"headers":{"A":"b"},"auth":{"type":"basic","username":"u","password":"p"}}`,
+		`{"url":"https://bms.example/","sites":["alpha"],"types":["audatex.*"],"headers":{"A":"b"},` +
+			`"auth":{"type":"basic","username":"u","password":"p"}}`,
 		`{"level":"site","sites":{"1":"alpha"},"pollIntervalSeconds":0.5}`,
 		`{"role":"read","expiresAt":"2027-01-01T00:00:00Z"}`, `{"url":null}`, `[]`, ``,
 	} {

@@ -13,7 +13,8 @@ func TestCallbackAuth(t *testing.T) {
 	a := f.client("client-a", relay.RoleWrite, "alpha")
 	oauth := map[string]any{
 		"type": "oauth2", "tokenUrl": "https://auth.example/token?tenant=t-0123456789", "clientId": "relay",
-		"clientSecret": " client-secret-0123456789\n", "scope": "orders.write orders.read", "audience": "https://bms.example",
+		"clientSecret": " client-secret-0123456789\n", "scope": "orders.write orders.read",
+		"audience":   "https://bms.example",
 		"clientAuth": "form",
 	}
 	with := func(changes map[string]any) map[string]any {
@@ -24,7 +25,8 @@ func TestCallbackAuth(t *testing.T) {
 	}
 	want := relay.Auth{
 		Type: relay.AuthOAuth2, TokenURL: "https://auth.example/token?tenant=t-0123456789", ClientID: "relay",
-		ClientSecret: "client-secret-0123456789", Scope: "orders.write orders.read", Audience: "https://bms.example", InForm: true,
+		ClientSecret: "client-secret-0123456789", Scope: "orders.write orders.read", Audience: "https://bms.example",
+		InForm: true,
 	}
 	stored := func() relay.Auth {
 		t.Helper()
@@ -41,7 +43,8 @@ func TestCallbackAuth(t *testing.T) {
 		t.Errorf("stored %+v", stored())
 	}
 	// A patch changes a part, and the rest stays.
-	a.patch("/v1/callbacks/cb", map[string]any{"auth": map[string]any{"clientSecret": "another-secret", "clientAuth": nil}}).want(200)
+	a.patch("/v1/callbacks/cb",
+		map[string]any{"auth": map[string]any{"clientSecret": "another-secret", "clientAuth": nil}}).want(200)
 	want.ClientSecret, want.InForm = "another-secret", false
 	if stored() != want {
 		t.Errorf("patched to %+v", stored())

@@ -95,7 +95,8 @@ func (a *API) apply(cb *relay.Callback, owner relay.Client, s CallbackSettings, 
 	cb.SetURL(s.Url)
 	cb.Description = s.Description
 	cb.Filter = relay.Filter{
-		Sites: s.Sites, Types: s.Types, Orders: each.Of(s.Orders, strings.ToLower), OrderStatuses: s.OrderStatuses, ChangedOnly: s.ChangedOnly,
+		Sites: s.Sites, Types: s.Types, Orders: each.Of(s.Orders, strings.ToLower), OrderStatuses: s.OrderStatuses,
+		ChangedOnly: s.ChangedOnly,
 	}
 	cb.RatePerSecond, cb.Paused, cb.UpdatedAt = s.RatePerSecond, s.Paused, now
 	cb.Concurrency = cmp.Or(s.Concurrency, relay.DefaultConcurrency)
@@ -111,10 +112,11 @@ func (a *API) apply(cb *relay.Callback, owner relay.Client, s CallbackSettings, 
 func callbackSettings(cb relay.Callback) CallbackSettings {
 	s := CallbackSettings{
 		Url: cb.Secrets.URL, Description: cb.Description, Sites: cb.Filter.Sites, Types: cb.Filter.Types,
-		Orders: cb.Filter.Orders, OrderStatuses: cb.Filter.OrderStatuses, ChangedOnly: cb.Filter.ChangedOnly, Headers: cb.Secrets.Headers,
-		Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond, TimeoutSeconds: cb.TimeoutSeconds,
-		Mode:        CallbackMode(cb.Mode),
-		ContentType: CallbackSettingsContentType(cb.ContentType), Paused: cb.Paused,
+		Orders: cb.Filter.Orders, OrderStatuses: cb.Filter.OrderStatuses, ChangedOnly: cb.Filter.ChangedOnly,
+		Headers: cb.Secrets.Headers, Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond,
+		TimeoutSeconds: cb.TimeoutSeconds,
+		Mode:           CallbackMode(cb.Mode),
+		ContentType:    CallbackSettingsContentType(cb.ContentType), Paused: cb.Paused,
 	}
 	s.Auth = callbackAuth(cb.Secrets.Auth)
 	return s

@@ -32,7 +32,9 @@ func (a *API) listCallbacks(ctx context.Context, c caller, params ListCallbacksP
 }
 
 // createCallback implements POST /v1/callbacks.
-func (a *API) createCallback(ctx context.Context, c caller, params CreateCallbackParams, settings CallbackSettings) (reply, error) {
+func (a *API) createCallback(
+	ctx context.Context, c caller, params CreateCallbackParams, settings CallbackSettings,
+) (reply, error) {
 	owner, err := a.ownerFor(ctx, c, params.Client)
 	if err != nil {
 		return reply{}, err
@@ -62,7 +64,9 @@ func (a *API) getCallback(ctx context.Context, c caller, id Id) (reply, error) {
 }
 
 // putCallback implements PUT /v1/callbacks/{id}.
-func (a *API) putCallback(ctx context.Context, c caller, id Id, params PutCallbackParams, settings CallbackSettings) (reply, error) {
+func (a *API) putCallback(
+	ctx context.Context, c caller, id Id, params PutCallbackParams, settings CallbackSettings,
+) (reply, error) {
 	var secret string
 	var owner relay.Client
 	cb, revision, created, err := put(ctx, a.c.Store.Callbacks, id, params.IfMatch,
@@ -94,7 +98,9 @@ func (a *API) putCallback(ctx context.Context, c caller, id Id, params PutCallba
 }
 
 // patchCallback implements PATCH /v1/callbacks/{id}.
-func (a *API) patchCallback(ctx context.Context, c caller, id Id, params PatchCallbackParams, patch json.RawMessage) (reply, error) {
+func (a *API) patchCallback(
+	ctx context.Context, c caller, id Id, params PatchCallbackParams, patch json.RawMessage,
+) (reply, error) {
 	cb, revision, err := a.changeCallback(ctx, c, id, params.IfMatch, func(cb relay.Callback) (relay.Callback, error) {
 		settings, err := patched(a, callbackSettings(cb), patch, "CallbackSettings")
 		if err != nil {
@@ -257,7 +263,8 @@ func (a *API) callbackViews(ctx context.Context, cbs []relay.Callback) []Callbac
 	for i, cb := range cbs {
 		views[i] = storedView(cb)
 		if status, ok := statuses[cb.ID]; ok {
-			views[i].Health, views[i].Backlog, views[i].LagSeconds = status.Health, &status.Backlog, new(status.LagSeconds)
+			views[i].Health, views[i].Backlog, views[i].LagSeconds = status.Health,
+				&status.Backlog, new(status.LagSeconds)
 			views[i].Expired, views[i].Slowed = &status.Expired, status.Slowed
 		}
 	}
@@ -269,8 +276,8 @@ func (a *API) callbackViews(ctx context.Context, cbs []relay.Callback) []Callbac
 func storedView(cb relay.Callback) Callback {
 	view := Callback{
 		Id: cb.ID, Client: cb.Client, Url: cb.ShownURL, Description: cb.Description, Sites: cb.Filter.Sites,
-		Types: cb.Filter.Types, Orders: cb.Filter.Orders, OrderStatuses: cb.Filter.OrderStatuses, ChangedOnly: cb.Filter.ChangedOnly,
-		HeaderNames: cb.HeaderNames, AuthType: AuthScheme(cb.AuthType),
+		Types: cb.Filter.Types, Orders: cb.Filter.Orders, OrderStatuses: cb.Filter.OrderStatuses,
+		ChangedOnly: cb.Filter.ChangedOnly, HeaderNames: cb.HeaderNames, AuthType: AuthScheme(cb.AuthType),
 		Concurrency: cb.Concurrency, RatePerSecond: cb.RatePerSecond, TimeoutSeconds: cb.TimeoutSeconds,
 		Mode: CallbackMode(cb.Mode), ContentType: cb.ContentType, StartFrom: cb.StartFrom, Paused: cb.Paused,
 		State: CallbackStateActive, CreatedAt: cb.CreatedAt, UpdatedAt: cb.UpdatedAt,

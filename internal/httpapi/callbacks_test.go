@@ -44,7 +44,8 @@ func TestCallbackLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	if stored.StartSeq != 1 || stored.Filter.Orders[0] != orderA ||
-		stored.Secrets.Headers["X-Api-Key"] != "header-value-secret" || stored.Secrets.Auth.Token != "bearer-token-secret" ||
+		stored.Secrets.Headers["X-Api-Key"] != "header-value-secret" ||
+		stored.Secrets.Auth.Token != "bearer-token-secret" ||
 		signingAt(stored, time.Now())[0] != made.Secret {
 		t.Errorf("stored: %+v", stored)
 	}
@@ -69,7 +70,8 @@ func TestCallbackLife(t *testing.T) {
 	}
 	a.patch("/v1/callbacks/"+made.Id, map[string]any{"headers": map[string]any{"X-Other": nil}}, "Content-Type",
 		"application/json").want(200)
-	a.patch("/v1/callbacks/"+made.Id, map[string]any{"concurrency": 0}).want(422).problem("invalid-body", "/concurrency")
+	a.patch("/v1/callbacks/"+made.Id, map[string]any{"concurrency": 0}).want(422).problem("invalid-body",
+		"/concurrency")
 	a.patch("/v1/callbacks/"+made.Id, map[string]any{"colour": nil}).want(422).problem("invalid-body", "/colour")
 	a.patch("/v1/callbacks/"+made.Id, map[string]any{"url": "ftp://x"}).want(422).problem("invalid-body", "/url")
 
@@ -82,7 +84,8 @@ func TestCallbackLife(t *testing.T) {
 		return cb.Resumed
 	}
 	full := map[string]any{
-		"url": stored.Secrets.URL, "headers": map[string]any{"X-Api-Key": "header-value-secret"}, "concurrency": 2, "secret": stored.Secrets.Present(),
+		"url": stored.Secrets.URL, "headers": map[string]any{"X-Api-Key": "header-value-secret"}, "concurrency": 2,
+		"secret": stored.Secrets.Present(),
 	}
 	before := count()
 	a.put("/v1/callbacks/"+made.Id, full).want(200)
@@ -95,7 +98,8 @@ func TestCallbackLife(t *testing.T) {
 		t.Errorf("a new secret does not count: %d after %d", after, before)
 	}
 
-	// Resuming ends a disablement and counts. Both changes of headers and auth counted as well: what waited was made due.
+	// Resuming ends a disablement and counts. Both changes of headers and auth counted as well: what waited was made
+	// due.
 	_, _, err = change(t.Context(), f.store.Callbacks, made.Id, "", func(cb relay.Callback) (relay.Callback, error) {
 		cb.Disabled = &relay.Disabled{Reason: "gone", At: time.Now().UTC()}
 		return cb, nil
@@ -162,7 +166,8 @@ func TestPutCallback(t *testing.T) {
 	}
 	for _, from := range []string{"yesterday", time.Now().Add(time.Hour).Format(time.RFC3339)} {
 		a.put("/v1/callbacks/other",
-			map[string]any{"url": "https://bms.example/", "startFrom": from}).want(422).problem("invalid-body", "/startFrom")
+			map[string]any{"url": "https://bms.example/", "startFrom": from}).want(422).problem("invalid-body",
+			"/startFrom")
 	}
 
 	// A client that may see less than before can still pause a callback that names a site it has
@@ -255,8 +260,9 @@ func TestDeliveries(t *testing.T) {
 	f := newFixture(t)
 	a := f.client("client-a", relay.RoleWrite, "alpha")
 	a.put("/v1/callbacks/cb", map[string]any{
-		"url": "https://bms.example/hook?token=very-secret", "startFrom": "earliest", "headers": map[string]string{"X-Key": "very-secret"},
-		"auth": map[string]string{"type": "bearer", "token": "very-secret"},
+		"url": "https://bms.example/hook?token=very-secret", "startFrom": "earliest",
+		"headers": map[string]string{"X-Key": "very-secret"},
+		"auth":    map[string]string{"type": "bearer", "token": "very-secret"},
 	}).want(201)
 	cb, _, err := f.store.Callbacks.Get(t.Context(), "cb")
 	if err != nil {
@@ -267,8 +273,9 @@ func TestDeliveries(t *testing.T) {
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	due := now.Add(time.Hour)
 	rec := func(ev relay.Event, seq uint64, number, status int, closing relay.DeliveryStatus) relay.AttemptRecord {
-		r := relay.AttemptRecord{Event: ev.ID, Seq: seq, Order: ev.Subject, Number: number, At: now, DurationMillis: 2.5,
-			Outcome: "refused", Status: status, Closing: closing, Bytes: 300, Phases: relay.Phases{Connect: 0.5, FirstByte: 1.25},
+		r := relay.AttemptRecord{Event: ev.ID, Seq: seq, Order: ev.Subject, Number: number, At: now,
+			DurationMillis: 2.5, Outcome: "refused", Status: status, Closing: closing, Bytes: 300,
+			Phases: relay.Phases{Connect: 0.5, FirstByte: 1.25},
 			Remote: netip.MustParseAddrPort("203.0.113.7:443"), Headers: "server: nginx\nx-request-id: 4bf92f35\n"}
 		if closing == "" {
 			r.NextAttemptAt = &due
@@ -323,12 +330,13 @@ func TestDeliveries(t *testing.T) {
 		t.Errorf("delivered: %+v", d)
 	}
 	shown := d.Attempts[1]
-	if shown.RemoteAddress != "203.0.113.7:443" || shown.Phases != (Phases{ConnectMillis: 0.5, FirstByteMillis: 1.25}) ||
+	if shown.RemoteAddress != "203.0.113.7:443" ||
+		shown.Phases != (Phases{ConnectMillis: 0.5, FirstByteMillis: 1.25}) ||
 		!maps.Equal(shown.ResponseHeaders, map[string]string{"server": "nginx", "x-request-id": "4bf92f35"}) ||
 		!maps.Equal(shown.RequestHeaders, map[string]string{
-			"host": "bms.example", "user-agent": "audatex-relay/test", "content-type": "application/json", "content-length": "300",
-			"webhook-id": one.ID, "webhook-timestamp": strconv.FormatInt(now.Unix(), 10), "webhook-signature": "v1,[redacted]",
-			"authorization": "[redacted]", "x-key": "[redacted]",
+			"host": "bms.example", "user-agent": "audatex-relay/test", "content-type": "application/json",
+			"content-length": "300", "webhook-id": one.ID, "webhook-timestamp": strconv.FormatInt(now.Unix(), 10),
+			"webhook-signature": "v1,[redacted]", "authorization": "[redacted]", "x-key": "[redacted]",
 		}) {
 		t.Errorf("the attempt: %+v", shown)
 	}
@@ -382,8 +390,9 @@ func TestSecretsAreNeverTold(t *testing.T) {
 	secrets := []string{"header-value-secret", "bearer-token-secret", secretText, "refresh-token-secret", adminToken,
 		a.token, strings.Split(a.token, "_")[2]}
 	settings := map[string]any{
-		"url": "https://bms.example/", "secret": secretText, "headers": map[string]string{"X-Key": "header-value-secret"},
-		"auth": map[string]string{"type": "bearer", "token": "bearer-token-secret"},
+		"url": "https://bms.example/", "secret": secretText,
+		"headers": map[string]string{"X-Key": "header-value-secret"},
+		"auth":    map[string]string{"type": "bearer", "token": "bearer-token-secret"},
 	}
 	a.put("/v1/callbacks/cb", settings).want(201)
 	f.admin().put("/v1/connections/con",
@@ -391,14 +400,16 @@ func TestSecretsAreNeverTold(t *testing.T) {
 	answers := []answer{
 		a.put("/v1/callbacks/cb", settings), a.get("/v1/callbacks/cb"), a.get("/v1/callbacks"),
 		a.patch("/v1/callbacks/cb", map[string]any{"paused": true}),
-		a.post("/v1/callbacks/cb/resume", nil), a.post("/v1/callbacks/cb/test", nil), a.get("/v1/callbacks/cb/deliveries"),
-		f.admin().get("/v1/connections/con"), f.admin().get("/v1/connections"), f.admin().get("/v1/clients/client-a/keys"),
+		a.post("/v1/callbacks/cb/resume", nil), a.post("/v1/callbacks/cb/test", nil),
+		a.get("/v1/callbacks/cb/deliveries"), f.admin().get("/v1/connections/con"), f.admin().get("/v1/connections"),
+		f.admin().get("/v1/clients/client-a/keys"),
 		f.admin().get("/v1/clients/client-a"),
 		f.admin().patch("/v1/connections/con", map[string]any{"refreshToken": "refresh-token-secret"}),
 		// Refused for what stands beside, or in place of, a secret.
 		a.put("/v1/callbacks/cb", map[string]any{"url": "https://bms.example/", "secret": "whsec_bearer-token-secret"}),
 		a.put("/v1/callbacks/cb",
-			map[string]any{"url": "https://bms.example/", "auth": map[string]any{"type": "bearer-token-secret", "token": 5}}),
+			map[string]any{"url": "https://bms.example/",
+				"auth": map[string]any{"type": "bearer-token-secret", "token": 5}}),
 		a.put("/v1/callbacks/cb",
 			map[string]any{"url": "https://bms.example/",
 				"headers": map[string]string{"Host": "header-value-secret", "X": "header-value-secret\n"}}),
@@ -429,7 +440,8 @@ func TestCallbackURLIsShownRedacted(t *testing.T) {
 	f := newFixture(t)
 	a := f.client("client-a", relay.RoleWrite, "alpha")
 	reader := f.key("client-a", relay.RoleRead)
-	const whole, shown = "https://bms.example:8443/hooks/path-token?site=alpha&key=query-token", "https://bms.example:8443/hooks/[redacted]?[redacted]"
+	const whole, shown = "https://bms.example:8443/hooks/path-token?site=alpha&key=query-token",
+		"https://bms.example:8443/hooks/[redacted]?[redacted]"
 	a.put("/v1/callbacks/cb", map[string]any{"url": whole}).want(201).url(whole)
 	for what, got := range map[string]answer{
 		"read by its client": a.get("/v1/callbacks/cb"), "read by the admin": f.admin().get("/v1/callbacks/cb"),
@@ -453,7 +465,8 @@ func TestCallbackURLIsShownRedacted(t *testing.T) {
 	}
 
 	// What was read redacted destroys nothing when it is written back.
-	for _, redacted := range []string{shown, "https://bms.example/%5Bredacted%5D", "https://bms.example/x?%5bREDACTED%5d",
+	for _, redacted := range []string{shown, "https://bms.example/%5Bredacted%5D",
+		"https://bms.example/x?%5bREDACTED%5d",
 		"[redacted]"} {
 		for _, got := range []answer{
 			a.put("/v1/callbacks/cb", map[string]any{"url": redacted}),
@@ -485,7 +498,8 @@ func TestNoEventIsForTheCallbackThatItIsAbout(t *testing.T) {
 	f := newFixture(t)
 	a := f.client("client-a", relay.RoleWrite, "*")
 	for _, id := range []string{"about", "other"} {
-		a.put("/v1/callbacks/"+id, map[string]any{"url": "https://bms.example/", "types": []string{"audatex.relay.*"}}).want(201)
+		a.put("/v1/callbacks/"+id,
+			map[string]any{"url": "https://bms.example/", "types": []string{"audatex.relay.*"}}).want(201)
 	}
 	ev := f.operational(relay.NoSite, relay.KindCallbackDisabled, "about")
 	a.get("/v1/callbacks/about/deliveries/" + ev.ID).want(404)

@@ -130,8 +130,8 @@ func replace[T any](
 // document exists but the caller may not see it: the caller then gets the errors that it would get
 // for a free id and, if there are none, learns that the id is taken.
 func put[T any](
-	ctx context.Context, b *store.Bucket[T], key, ifMatch string, fresh func() (T, error), create func(T) (uint64, error),
-	edit func(T) (T, error), first ...func(T) error,
+	ctx context.Context, b *store.Bucket[T], key, ifMatch string, fresh func() (T, error),
+	create func(T) (uint64, error), edit func(T) (T, error), first ...func(T) error,
 ) (v T, revision uint64, created bool, err error) {
 	for range tries {
 		v, revision, err = change(ctx, b, key, ifMatch, edit, first...)

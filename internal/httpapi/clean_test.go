@@ -25,7 +25,8 @@ func TestWhatWasPastedAroundASecretIsTakenAwayWithAWarning(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	admin := f.admin()
-	for _, pasted := range []string{"refresh-1\r\n", " refresh-1", "\ufeffrefresh-1", "\u00ef\u00bb\u00bfrefresh-1\u00a0",
+	for _, pasted := range []string{"refresh-1\r\n", " refresh-1", "\ufeffrefresh-1",
+		"\u00ef\u00bb\u00bfrefresh-1\u00a0",
 		"\trefresh-1\u200b\n"} {
 		for _, write := range []func(string, any, ...string) answer{admin.put, admin.patch} {
 			admin.put("/v1/connections/leeds", `{"level":"site","site":"leeds","refreshToken":"before"}`)
@@ -94,7 +95,8 @@ func TestQuotesAndControlCharactersAroundASecretAreRefusedByItsField(t *testing.
 			"/url":           {"url": bad},
 			"/secret":        {"url": "https://bms.example/", "secret": bad},
 			"/headers/X-Key": {"url": "https://bms.example/", "headers": map[string]string{"X-Key": bad}},
-			"/auth/token":    {"url": "https://bms.example/", "auth": map[string]string{"type": "bearer", "token": bad}},
+			"/auth/token": {"url": "https://bms.example/",
+				"auth": map[string]string{"type": "bearer", "token": bad}},
 			"/auth/username": {"url": "https://bms.example/",
 				"auth": map[string]string{"type": "basic", "username": bad, "password": "p"}},
 			"/auth/password": {"url": "https://bms.example/",
@@ -111,7 +113,8 @@ func TestQuotesAndControlCharactersAroundASecretAreRefusedByItsField(t *testing.
 			var p Problem
 			a.into(&p)
 			if a.status != http.StatusUnprocessableEntity ||
-				!slices.ContainsFunc(p.Errors, func(e FieldError) bool { return e.Pointer == pointer }) || len(p.Errors) != 1 {
+				!slices.ContainsFunc(p.Errors, func(e FieldError) bool { return e.Pointer == pointer }) ||
+				len(p.Errors) != 1 {
 				t.Errorf("%s %q: %d %s", pointer, bad, a.status, a.body)
 			}
 			if strings.Contains(string(a.body), "hush") {

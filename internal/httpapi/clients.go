@@ -24,7 +24,9 @@ func (a *API) getClient(ctx context.Context, _ caller, id Id) (reply, error) {
 }
 
 // putClient implements PUT /v1/clients/{id}.
-func (a *API) putClient(ctx context.Context, _ caller, id Id, params PutClientParams, settings ClientSettings) (reply, error) {
+func (a *API) putClient(
+	ctx context.Context, _ caller, id Id, params PutClientParams, settings ClientSettings,
+) (reply, error) {
 	if settings.AllSites && len(settings.Sites) > 0 {
 		return reply{}, invalid(at("/sites", "must be empty when allSites is true"))
 	}
@@ -48,7 +50,8 @@ func (a *API) putClient(ctx context.Context, _ caller, id Id, params PutClientPa
 
 // apply returns the client with these settings.
 func (s ClientSettings) apply(c relay.Client, now time.Time) relay.Client {
-	if sites := relay.Sorted(s.Sites); !c.UpdatedAt.IsZero() && (c.AllSites != s.AllSites || !slices.Equal(relay.Sorted(c.Sites), sites)) {
+	if sites := relay.Sorted(s.Sites); !c.UpdatedAt.IsZero() &&
+		(c.AllSites != s.AllSites || !slices.Equal(relay.Sorted(c.Sites), sites)) {
 		c.SitesChangedAt = now
 	}
 	c.Description, c.Sites, c.AllSites, c.UpdatedAt = s.Description, s.Sites, s.AllSites, now

@@ -41,7 +41,8 @@ func checkVendorSites(sites map[string]string) error {
 		case len(id) > maxVendorSite:
 			return invalid(at("/sites", "has a site id of more than %d bytes", maxVendorSite))
 		case strings.TrimSpace(id) != id || strings.ContainsFunc(id, unicode.IsControl):
-			return invalid(at(where, "is no site id of the vendor's: it has white space at an end, or control characters"))
+			return invalid(at(where,
+				"is no site id of the vendor's: it has white space at an end, or control characters"))
 		}
 		folded := strings.ToLower(id)
 		if first, ok := seen[folded]; ok {

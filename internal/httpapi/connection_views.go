@@ -68,8 +68,8 @@ func (a *API) storedConnection(ctx context.Context, c relay.Connection) (Connect
 	view := Connection{
 		Id: c.ID, Level: ConnectionLevel(c.Level), Site: c.Site, Sites: c.Sites,
 		PollIntervalSeconds: c.PollIntervalSeconds, Paused: c.Paused,
-		State: connectionState(c, p, token), SubscriptionAdopted: p.SubscriptionAdopted, TokenRefreshedAt: token.RefreshedAt,
-		CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt,
+		State: connectionState(c, p, token), SubscriptionAdopted: p.SubscriptionAdopted,
+		TokenRefreshedAt: token.RefreshedAt, CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt,
 	}
 	if p.Outcome != nil {
 		view.LastPollAt = p.Outcome.At

@@ -93,7 +93,9 @@ func (a *API) getConnection(ctx context.Context, _ caller, id Id) (reply, error)
 }
 
 // putConnection implements PUT /v1/connections/{id}.
-func (a *API) putConnection(ctx context.Context, _ caller, id Id, params PutConnectionParams, settings ConnectionSettings) (reply, error) {
+func (a *API) putConnection(
+	ctx context.Context, _ caller, id Id, params PutConnectionParams, settings ConnectionSettings,
+) (reply, error) {
 	if err := a.checkConnection(ctx, id, &settings); err != nil {
 		return reply{}, err
 	}
@@ -119,7 +121,9 @@ func (a *API) putConnection(ctx context.Context, _ caller, id Id, params PutConn
 }
 
 // patchConnection implements PATCH /v1/connections/{id}.
-func (a *API) patchConnection(ctx context.Context, _ caller, id Id, params PatchConnectionParams, patch json.RawMessage) (reply, error) {
+func (a *API) patchConnection(
+	ctx context.Context, _ caller, id Id, params PatchConnectionParams, patch json.RawMessage,
+) (reply, error) {
 	var settings ConnectionSettings
 	edit := func(c relay.Connection) (_ relay.Connection, err error) {
 		if settings, err = patched(a, connectionSettings(c), patch, "ConnectionSettings"); err != nil {
@@ -204,7 +208,9 @@ func (a *API) pollConnection(ctx context.Context, _ caller, id Id) (reply, error
 }
 
 // reconcileConnection implements POST /v1/connections/{id}/reconcile.
-func (a *API) reconcileConnection(ctx context.Context, _ caller, id Id, params ReconcileConnectionParams) (reply, error) {
+func (a *API) reconcileConnection(
+	ctx context.Context, _ caller, id Id, params ReconcileConnectionParams,
+) (reply, error) {
 	return a.withConnection(ctx, id, func(c relay.Connection, _ uint64) (reply, error) {
 		if c.Paused {
 			return reply{}, kindConflict.problem("The connection is paused.")

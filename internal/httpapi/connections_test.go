@@ -20,8 +20,8 @@ func TestConnectionsByStateAndSite(t *testing.T) {
 	var ids []string
 	for i := range 130 {
 		c := relay.Connection{
-			ID: fmt.Sprintf("c%03d", i), Generation: relay.NewID(), Level: relay.LevelCompany, Site: fmt.Sprint("site-", i%5),
-			CreatedAt: now, UpdatedAt: now,
+			ID: fmt.Sprintf("c%03d", i), Generation: relay.NewID(), Level: relay.LevelCompany,
+			Site: fmt.Sprint("site-", i%5), CreatedAt: now, UpdatedAt: now,
 			Sites: map[string]string{"1": fmt.Sprint("also-", i%2)},
 		}
 		token := relay.TokenRecord{RefreshToken: relay.NewSecret("refresh-token"), Generation: c.Generation}
@@ -56,11 +56,13 @@ func TestConnectionsByStateAndSite(t *testing.T) {
 		"state=consent-required,new": func(_ int, s ConnectionState) bool {
 			return s == ConnectionStateConsentRequired || s == ConnectionStateNew
 		},
-		"state=failing":                    func(int, ConnectionState) bool { return false },
-		"sites=site-3":                     func(i int, _ ConnectionState) bool { return i%5 == 3 },
-		"sites=site-1,also-0":              func(i int, _ ConnectionState) bool { return i%5 == 1 || i%2 == 0 },
-		"state=active&sites=also-1,site-4": func(i int, s ConnectionState) bool { return s == ConnectionStateActive && (i%2 == 1 || i%5 == 4) },
-		"state=active&sites=nowhere":       func(int, ConnectionState) bool { return false },
+		"state=failing":       func(int, ConnectionState) bool { return false },
+		"sites=site-3":        func(i int, _ ConnectionState) bool { return i%5 == 3 },
+		"sites=site-1,also-0": func(i int, _ ConnectionState) bool { return i%5 == 1 || i%2 == 0 },
+		"state=active&sites=also-1,site-4": func(i int, s ConnectionState) bool {
+			return s == ConnectionStateActive && (i%2 == 1 || i%5 == 4)
+		},
+		"state=active&sites=nowhere": func(int, ConnectionState) bool { return false },
 	} {
 		var want []string
 		for i, id := range ids {
@@ -102,7 +104,8 @@ func TestAConnectionWithoutConsentIsNew(t *testing.T) {
 	f := newFixture(t)
 	op := f.admin()
 	var c Connection
-	op.put("/v1/connections/con-a", map[string]any{"level": "site", "sites": map[string]string{"4711": "alpha"}}).want(201)
+	op.put("/v1/connections/con-a",
+		map[string]any{"level": "site", "sites": map[string]string{"4711": "alpha"}}).want(201)
 	stored, _, err := f.store.Connections.Get(t.Context(), "con-a")
 	if err != nil {
 		t.Fatal(err)
@@ -141,12 +144,14 @@ func TestSitesThatNoNotificationCanHave(t *testing.T) {
 	f := newFixture(t)
 	op := f.admin()
 	for id, pointer := range map[string]string{
-		"": "/sites/", " ": "/sites/ ", "4711 ": "/sites/4711 ", "\u00a04711": "/sites/\u00a04711", "47\n11": "/sites/47\n11",
+		"": "/sites/", " ": "/sites/ ", "4711 ": "/sites/4711 ", "\u00a04711": "/sites/\u00a04711",
+		"47\n11":                             "/sites/47\n11",
 		"a/b ":                               "/sites/a~1b ",
 		strings.Repeat("9", maxVendorSite+1): "/sites",
 	} {
 		op.put("/v1/connections/con-a",
-			map[string]any{"level": "site", "sites": map[string]string{id: "alpha"}}).want(422).problem("invalid-body", pointer)
+			map[string]any{"level": "site", "sites": map[string]string{id: "alpha"}}).want(422).problem("invalid-body",
+			pointer)
 	}
 	op.put("/v1/connections/con-a",
 		map[string]any{"level": "company",

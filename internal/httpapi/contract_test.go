@@ -96,13 +96,15 @@ func (v validating) RoundTrip(r *http.Request) (*http.Response, error) {
 	route, params, err := specRouter().FindRoute(probe)
 	if err != nil {
 		if resp.StatusCode != http.StatusNotFound && resp.StatusCode != http.StatusMethodNotAllowed {
-			return nil, fmt.Errorf("%s %s is not in the contract and was answered %d", r.Method, r.URL.Path, resp.StatusCode)
+			return nil, fmt.Errorf("%s %s is not in the contract and was answered %d",
+				r.Method, r.URL.Path, resp.StatusCode)
 		}
 		return resp, nil
 	}
 	in := &openapi3filter.RequestValidationInput{
 		Request: probe, PathParams: params, Route: route,
-		Options: &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc, SkipSettingDefaults: true,
+		Options: &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc,
+			SkipSettingDefaults:   true,
 			IncludeResponseStatus: true, ExcludeRequestBody: true},
 	}
 	err = openapi3filter.ValidateRequest(r.Context(), in)
@@ -126,8 +128,8 @@ func (v validating) RoundTrip(r *http.Request) (*http.Response, error) {
 		err = answersAsContract(declared.Value, resp.Header.Get("Content-Type"), answer)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the answer %d to %s %s does not fit the contract: %w\n%s", resp.StatusCode, r.Method, r.URL,
-			err, answer)
+		return nil, fmt.Errorf("the answer %d to %s %s does not fit the contract: %w\n%s", resp.StatusCode, r.Method,
+			r.URL, err, answer)
 	}
 	if resp.Header.Get("X-Request-Id") == "" {
 		return nil, fmt.Errorf("the answer to %s %s has no X-Request-Id", r.Method, r.URL)
@@ -218,7 +220,8 @@ func TestServicePages(t *testing.T) {
 		if got := f.as("").get("/problems/" + k.slug); got.status != 200 ||
 			!strings.Contains(string(got.body), "<code>"+k.slug+"</code>") {
 			t.Errorf("%s: %d %s", k.slug, got.status, got.body)
-		} else if policy := got.header.Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none';") {
+		} else if policy := got.header.Get("Content-Security-Policy"); !strings.HasPrefix(policy,
+			"default-src 'none';") {
 			t.Errorf("%s may load what it likes: %q", k.slug, policy)
 		}
 	}

@@ -12,7 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// The served document has an example of every type of problem that there is, as the relay sends it, and every type of event.
+// The served document has an example of every type of problem that there is, as the relay sends it, and every type of
+// event.
 func TestTheServedDocumentKnowsProblemsAndEvents(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -71,7 +72,8 @@ func operationalTypes() []string {
 	return types
 }
 
-// Browsers get pages under a strict policy, others JSON; what was read before is not sent again, and what is large is compressed.
+// Browsers get pages under a strict policy, others JSON; what was read before is not sent again, and what is large is
+// compressed.
 func TestPages(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -103,12 +105,14 @@ func TestPages(t *testing.T) {
 		t.Errorf("the policy of pages is %q", got)
 	}
 	var start Start
-	if _, body = fetch("/", "Accept", "*/*"); json.Unmarshal([]byte(body), &start) != nil || start.Links.Documentation != publicURL+"/docs" {
+	if _, body = fetch("/", "Accept", "*/*"); json.Unmarshal([]byte(body), &start) != nil ||
+		start.Links.Documentation != publicURL+"/docs" {
 		t.Errorf("a program gets %s", body)
 	}
 	if resp, _ := fetch("/docs", "If-None-Match", `"other"`); resp.StatusCode != http.StatusOK {
 		t.Errorf("another version is not modified: %d", resp.StatusCode)
-	} else if resp, body := fetch("/docs", "If-None-Match", resp.Header.Get("ETag")); resp.StatusCode != http.StatusNotModified || body != "" {
+	} else if resp, body := fetch("/docs", "If-None-Match",
+		resp.Header.Get("ETag")); resp.StatusCode != http.StatusNotModified || body != "" {
 		t.Errorf("what was read before is answered %d with %d bytes", resp.StatusCode, len(body))
 	}
 	_, plain := fetch("/docs", "Accept-Encoding", "gzip;q=0, br")
@@ -118,6 +122,7 @@ func TestPages(t *testing.T) {
 		t.Fatalf("%v: %v", resp.Header, err)
 	}
 	if again, err := io.ReadAll(unpacked); err != nil || string(again) != plain || len(small)*4 > len(plain) {
-		t.Errorf("compressed %d of %d bytes, and the same is %t: %v", len(small), len(plain), string(again) == plain, err)
+		t.Errorf("compressed %d of %d bytes, and the same is %t: %v",
+			len(small), len(plain), string(again) == plain, err)
 	}
 }

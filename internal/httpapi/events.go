@@ -30,7 +30,8 @@ func (a *API) listEvents(ctx context.Context, c caller, params ListEventsParams)
 		return reply{}, err
 	}
 	if len(list) == 0 && params.WaitSeconds > 0 && !q.more {
-		if list, err = a.wait(ctx, c, exchangeOf(ctx).peer, &q, time.Duration(params.WaitSeconds)*time.Second); err != nil {
+		if list, err = a.wait(ctx, c, exchangeOf(ctx).peer, &q,
+			time.Duration(params.WaitSeconds)*time.Second); err != nil {
 			return reply{}, err
 		}
 	}
@@ -67,8 +68,9 @@ type query struct {
 func (a *API) newQuery(c caller, params ListEventsParams) (query, error) {
 	q := query{
 		filter: relay.Filter{
-			Sites: params.Sites, Types: params.Types, Orders: each.Of(params.Orders, strings.ToLower), OrderStatuses: params.OrderStatuses,
-			ChangedOnly: params.ChangedOnly,
+			Sites: params.Sites, Types: params.Types, Orders: each.Of(params.Orders, strings.ToLower),
+			OrderStatuses: params.OrderStatuses,
+			ChangedOnly:   params.ChangedOnly,
 		},
 		since: logTime(params.Since), limit: cmp.Or(params.Limit, defaultEvents),
 	}

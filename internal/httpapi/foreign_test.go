@@ -71,7 +71,8 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 	bodies := []string{
 		``, `{}`, `{"url":"https://bms.example/"}`, `{"url":"https://bms.example/","sites":["alpha"]}`,
 		`{"url":"https://bms.example/","startFrom":"never"}`,
-		`{"description":"x"}`, `{"secret":"` + secretText + `"}`, `{"unknown":1}`, `{"url":`, `[]`, `null`, `{"paused":true}`,
+		`{"description":"x"}`, `{"secret":"` + secretText + `"}`, `{"unknown":1}`, `{"url":`, `[]`, `null`,
+		`{"paused":true}`,
 		`{"concurrency":0}`,
 	}
 	for path, ids := range pairs {
@@ -89,9 +90,12 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 						if ifMatch != "" {
 							headers = append(headers, "If-Match", ifMatch)
 						}
-						call := func(id string) answer { return who.do(method, fmt.Sprintf(path, id), body, headers...) }
+						call := func(id string) answer {
+							return who.do(method, fmt.Sprintf(path, id), body, headers...)
+						}
 						theirs := call(ids[0])
-						if theirs.status == http.StatusConflict && method == "PUT" && who != reader && path == "/v1/callbacks/%s" {
+						if theirs.status == http.StatusConflict && method == "PUT" && who != reader &&
+							path == "/v1/callbacks/%s" {
 							if p := theirs.problem("id-taken"); p.Detail != "" || ifMatch != "" ||
 								strings.Contains(string(theirs.body), "client-a") {
 								t.Errorf("a taken id with If-Match %q: %s", ifMatch, theirs.body)
@@ -99,11 +103,12 @@ func TestIdsOfOtherClientsCannotBeToldApart(t *testing.T) {
 							continue
 						}
 						none := call(ids[1])
-						if said, want := strings.ReplaceAll(mask(theirs.body), ids[0], "ID"), strings.ReplaceAll(mask(none.body), ids[1],
+						if said, want := strings.ReplaceAll(mask(theirs.body), ids[0],
+							"ID"), strings.ReplaceAll(mask(none.body), ids[1],
 							"ID"); theirs.status != none.status || said != want ||
 							theirs.status < 300 || theirs.header.Get("Allow") != none.header.Get("Allow") {
-							t.Errorf("%s %s of %s with %s, If-Match %q: %d %s\nof %s: %d %s", method, path, ids[0], body, ifMatch,
-								theirs.status, theirs.body, ids[1],
+							t.Errorf("%s %s of %s with %s, If-Match %q: %d %s\nof %s: %d %s", method, path, ids[0],
+								body, ifMatch, theirs.status, theirs.body, ids[1],
 								none.status, none.body)
 						}
 					}

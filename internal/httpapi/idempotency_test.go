@@ -24,7 +24,8 @@ type making struct {
 func makings() map[string]making {
 	return map[string]making{
 		"createCallback": {"/v1/callbacks?client=acme",
-			map[string]any{"url": "https://bms.example/hook", "types": []string{"audatex.parts.*"}}, func(f *fixture) int {
+			map[string]any{"url": "https://bms.example/hook", "types": []string{"audatex.parts.*"}},
+			func(f *fixture) int {
 				var list CallbackList
 				f.admin().get("/v1/callbacks?client=acme").want(200).into(&list)
 				return len(list.Items) - 1
@@ -37,8 +38,10 @@ func makings() map[string]making {
 			}},
 		"createConsentLink":  {"/v1/connections/con-1/consent-links", map[string]any{"force": true}, linksOf("con-1")},
 		"createConsentLinks": {"/v1/consent-links", map[string]any{"connections": []string{"con-2"}}, linksOf("con-2")},
-		"createReplay":       {"/v1/callbacks/cb/replays", map[string]any{"since": "2020-01-01T00:00:00Z"}, replaysOf(false)},
-		"retryDelivery":      {"/v1/callbacks/cb/deliveries/" + fixedEvent + "/retry", map[string]any{}, replaysOf(true)},
+		"createReplay": {"/v1/callbacks/cb/replays",
+			map[string]any{"since": "2020-01-01T00:00:00Z"}, replaysOf(false)},
+		"retryDelivery": {"/v1/callbacks/cb/deliveries/" + fixedEvent + "/retry",
+			map[string]any{}, replaysOf(true)},
 		"rotateSecret": {"/v1/callbacks/cb/rotate-secret", map[string]any{}, func(f *fixture) int {
 			cb, _, err := f.store.Callbacks.Get(f.t.Context(), "cb")
 			if err != nil {
@@ -99,7 +102,8 @@ func TestEveryPostThatMakesSomethingTakesAnIdempotencyKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	makesNothing := []string{"testCallback", "resumeCallback", "pollConnection", "reconcileConnection", "retryUnresolved",
+	makesNothing := []string{"testCallback", "resumeCallback", "pollConnection", "reconcileConnection",
+		"retryUnresolved",
 		"skipDelivery",
 		"retryManyUnresolved"}
 	tried := makings()
@@ -129,7 +133,9 @@ func TestEqualRequestsOnThreeReplicasMakeOneThing(t *testing.T) {
 			answers := make([]answer, 12)
 			var all sync.WaitGroup
 			for i := range answers {
-				all.Go(func() { answers[i] = replicas[i%3].admin().post(m.path, m.body, "Idempotency-Key", "one of "+name) })
+				all.Go(func() {
+					answers[i] = replicas[i%3].admin().post(m.path, m.body, "Idempotency-Key", "one of "+name)
+				})
 			}
 			all.Wait()
 			var first answer
@@ -149,7 +155,8 @@ func TestEqualRequestsOnThreeReplicasMakeOneThing(t *testing.T) {
 					first = got
 				}
 				if got.status >= 300 || got.status != first.status || string(got.body) != string(first.body) ||
-					got.header.Get("Location") != first.header.Get("Location") || got.header.Get("ETag") != first.header.Get("ETag") {
+					got.header.Get("Location") != first.header.Get("Location") ||
+					got.header.Get("ETag") != first.header.Get("ETag") {
 					t.Errorf("%d %s\nand %d %s", first.status, first.body, got.status, got.body)
 				}
 			}
@@ -231,7 +238,8 @@ func TestAnIdempotencyKeyStandsForOneRequestOfOneCaller(t *testing.T) {
 	f.key("client-a", relay.RoleRead).post("/v1/callbacks", hook, "Idempotency-Key",
 		"k").want(403).problem("read-only-key")
 	for _, wrong := range []string{"", strings.Repeat("x", 256), "schlüssel", "a\tb"} {
-		a.post("/v1/callbacks", hook, "Idempotency-Key", wrong).want(400).problem("invalid-parameter", "Idempotency-Key")
+		a.post("/v1/callbacks", hook, "Idempotency-Key",
+			wrong).want(400).problem("invalid-parameter", "Idempotency-Key")
 	}
 	a.post("/v1/callbacks", hook, "Idempotency-Key", strings.Repeat("x", 255)).want(201)
 	// A client that is made again under its id has not made what the first one made.

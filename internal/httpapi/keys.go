@@ -64,16 +64,17 @@ func (a *API) createKey(ctx context.Context, c caller, id Id, _ CreateKeyParams,
 
 // deleteKey implements DELETE /v1/clients/{id}/keys/{keyId}.
 func (a *API) deleteKey(ctx context.Context, c caller, id Id, keyID KeyId) (reply, error) {
-	return reply{status: http.StatusNoContent}, a.changeKeys(ctx, c, id, func(_ relay.Client, keys []relay.Key) ([]relay.Key, error) {
-		i := slices.IndexFunc(keys, func(k relay.Key) bool { return k.ID == keyID })
-		switch {
-		case i < 0:
-			return nil, notFound()
-		case !c.isAdmin() && keys[i].Role == relay.RoleManage:
-			return nil, kindRole.problem("Only an administrator removes keys of the role manage.")
-		}
-		return slices.DeleteFunc(keys, func(k relay.Key) bool { return k.ID == keyID || k.MadeBy == keyID }), nil
-	})
+	return reply{status: http.StatusNoContent},
+		a.changeKeys(ctx, c, id, func(_ relay.Client, keys []relay.Key) ([]relay.Key, error) {
+			i := slices.IndexFunc(keys, func(k relay.Key) bool { return k.ID == keyID })
+			switch {
+			case i < 0:
+				return nil, notFound()
+			case !c.isAdmin() && keys[i].Role == relay.RoleManage:
+				return nil, kindRole.problem("Only an administrator removes keys of the role manage.")
+			}
+			return slices.DeleteFunc(keys, func(k relay.Key) bool { return k.ID == keyID || k.MadeBy == keyID }), nil
+		})
 }
 
 // expiryOf returns when a key that the caller makes expires, nil for never. A key of a client makes
@@ -106,9 +107,10 @@ func (a *API) clientOf(ctx context.Context, c caller, id string) (relay.Client, 
 
 // isStillOf reports whether the caller is an administrator, or one of the client's present keys.
 func (c caller) isStillOf(client relay.Client) bool {
-	return c.isAdmin() || client.Generation == c.client.Generation && slices.ContainsFunc(client.Keys, func(k relay.Key) bool {
-		return k.ID == c.key.ID && !k.Expired(time.Now())
-	})
+	return c.isAdmin() || client.Generation == c.client.Generation &&
+		slices.ContainsFunc(client.Keys, func(k relay.Key) bool {
+			return k.ID == c.key.ID && !k.Expired(time.Now())
+		})
 }
 
 // changeKeys changes the keys of a client. Edit gets a copy of them. A key that was revoked

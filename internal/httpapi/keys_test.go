@@ -25,7 +25,8 @@ func TestMe(t *testing.T) {
 		map[string]any{"role": "read", "description": "Leeds", "expiresAt": expires}).want(201).into(&made)
 	var me Me
 	f.as(made.Key).get("/v1/me").want(200).into(&me)
-	if me.Role != CallerRoleRead || me.Key.Id != made.Id || me.Key.Description != "Leeds" || !me.Key.ExpiresAt.Equal(expires) ||
+	if me.Role != CallerRoleRead || me.Key.Id != made.Id || me.Key.Description != "Leeds" ||
+		!me.Key.ExpiresAt.Equal(expires) ||
 		me.Client.Id != "client-a" || fmt.Sprint(me.Client.Sites) != "[alpha beta]" || me.Name != "" {
 		t.Errorf("a key is told %+v", me)
 	}
@@ -47,7 +48,8 @@ func TestAKeyManagesTheKeysOfItsClient(t *testing.T) {
 	f.client("client-a", relay.RoleWrite, "alpha")
 	expires := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	var manager, made KeyCreated
-	f.admin().post("/v1/clients/client-a/keys", map[string]any{"role": "manage", "expiresAt": expires}).want(201).into(&manager)
+	f.admin().post("/v1/clients/client-a/keys",
+		map[string]any{"role": "manage", "expiresAt": expires}).want(201).into(&manager)
 	m := f.as(manager.Key)
 	const keys = "/v1/clients/client-a/keys"
 
@@ -64,7 +66,8 @@ func TestAKeyManagesTheKeysOfItsClient(t *testing.T) {
 	m.post(keys, map[string]any{"role": "manage"}).want(403).problem("role-not-allowed")
 	m.post(keys, map[string]any{"role": "admin"}).want(422)
 	first := m.post(keys, map[string]any{"role": "read"}, "Idempotency-Key", "once").want(201)
-	if again := m.post(keys, map[string]any{"role": "read"}, "Idempotency-Key", "once").want(201); string(again.body) != string(first.body) {
+	if again := m.post(keys, map[string]any{"role": "read"}, "Idempotency-Key",
+		"once").want(201); string(again.body) != string(first.body) {
 		t.Errorf("sent again it is another key: %s", again.body)
 	}
 

@@ -29,11 +29,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		requests: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "audatex_relay_http_requests_total",
-			Help: "Requests to the API by operation (operationId of the contract; none for a path that does not exist) and status.",
+			Help: "Requests to the API by operation (operationId of the contract; none for a path that does not " +
+				"exist) and status.",
 		}, []string{"operation", "code"}),
 		duration: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "audatex_relay_http_request_duration_seconds",
-			Help: "Time from a request's arrival until its answer was written, without requests that wait for events.", Buckets: []float64{.01, .1, 1, 5},
+			Help: "Time from a request's arrival until its answer was written, without requests that wait for " +
+				"events.",
+			Buckets: []float64{.01, .1, 1, 5},
 		}, []string{"operation"}),
 		refusals: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "audatex_relay_http_refusals_total",
@@ -75,9 +78,11 @@ func (m *metrics) waits(ctx context.Context) (done func()) {
 
 var (
 	unresolvedDesc = prometheus.NewDesc("audatex_relay_unresolved_entries",
-		"Notifications that are set aside now, by reason; connection-gone of connections that have been deleted.", []string{"reason"}, nil)
+		"Notifications that are set aside now, by reason; connection-gone of connections that have been deleted.",
+		[]string{"reason"}, nil)
 	unresolvedAgeDesc = prometheus.NewDesc("audatex_relay_unresolved_oldest_age_seconds",
-		"For how long the oldest of them has been set aside, by reason; not of connections that have been deleted.", []string{"reason"}, nil)
+		"For how long the oldest of them has been set aside, by reason; not of connections that have been deleted.",
+		[]string{"reason"}, nil)
 )
 
 // reasonGone is the reason for which notifications of a connection that has been deleted are counted. Nothing reads
@@ -140,6 +145,7 @@ func (s asides) Collect(ch chan<- prometheus.Metric) {
 		if reason == reasonGone {
 			continue
 		}
-		ch <- prometheus.MustNewConstMetric(unresolvedAgeDesc, prometheus.GaugeValue, max(now.Sub(t.oldest).Seconds(), 0), reason)
+		ch <- prometheus.MustNewConstMetric(unresolvedAgeDesc, prometheus.GaugeValue,
+			max(now.Sub(t.oldest).Seconds(), 0), reason)
 	}
 }

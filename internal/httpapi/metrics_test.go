@@ -26,7 +26,8 @@ func TestMetricsOfWhatIsSetAside(t *testing.T) {
 	there.Put("d", store.Aside{Connection: "elsewhere", Reason: "malformed", UnresolvedAt: hour}, 4)
 	there.Put("e", store.Aside{Connection: "deleted", Reason: "not-found", UnresolvedAt: hour}, 5)
 	there.Put("f", store.Aside{Connection: "deleted", Reason: "forbidden", UnresolvedAt: hour}, 6)
-	shown := asides{there, func(connection string) bool { return connection != "elsewhere" }, func(connection string) bool { return connection == "deleted" }}
+	shown := asides{there, func(connection string) bool { return connection != "elsewhere" },
+		func(connection string) bool { return connection == "deleted" }}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(shown)
 	families, err := reg.Gather()
@@ -42,7 +43,8 @@ func TestMetricsOfWhatIsSetAside(t *testing.T) {
 	for _, want := range []string{
 		`unresolved_entries{reason="forbidden"} 2`, `unresolved_entries{reason="site-unknown"} 1`,
 		`unresolved_entries{reason="connection-gone"} 2`,
-		`unresolved_oldest_age_seconds{reason="forbidden"} 36`, `unresolved_oldest_age_seconds{reason="site-unknown"} 6`,
+		`unresolved_oldest_age_seconds{reason="forbidden"} 36`,
+		`unresolved_oldest_age_seconds{reason="site-unknown"} 6`,
 	} {
 		if !strings.Contains(got.String(), want) {
 			t.Errorf("%s is missing in:\n%s", want, got.String())
@@ -61,8 +63,8 @@ func TestMetricsOfWhatIsSetAside(t *testing.T) {
 	}
 }
 
-// Requests are counted by operation and status, refusals by reason. One that waits for an event is shown while it does, and its
-// duration is nobody's.
+// Requests are counted by operation and status, refusals by reason. One that waits for an event is shown while it does,
+// and its duration is nobody's.
 func TestRequestsAreCounted(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewRegistry()
@@ -84,7 +86,8 @@ func TestRequestsAreCounted(t *testing.T) {
 					have = append(have, l.GetValue())
 				}
 				if family.GetName() == "audatex_relay_"+name && slices.Equal(have, labels) {
-					return m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+					return m.GetCounter().GetValue() + m.GetGauge().GetValue() +
+						float64(m.GetHistogram().GetSampleCount())
 				}
 			}
 		}
@@ -98,17 +101,22 @@ func TestRequestsAreCounted(t *testing.T) {
 	eventually(t, func() bool { return value("long_polls") == 1 })
 	f.publish("alpha", "7f0c6c1e-0000-4000-8000-000000000001")
 	<-waits
-	eventually(t, func() bool { return value("long_polls") == 0 && value("http_requests_total", "200", "listEvents") == 1 })
+	eventually(t, func() bool {
+		return value("long_polls") == 0 && value("http_requests_total", "200", "listEvents") == 1
+	})
 	for _, c := range []struct {
 		name   string
 		labels []string
 		want   float64
 	}{
-		{"http_requests_total", []string{"200", "listCallbacks"}, 1}, {"http_requests_total", []string{"401", "listCallbacks"}, 1},
-		{"http_requests_total", []string{"404", "getCallback"}, 1}, {"http_requests_total", []string{"404", noOperation}, 1},
+		{"http_requests_total", []string{"200", "listCallbacks"}, 1},
+		{"http_requests_total", []string{"401", "listCallbacks"}, 1},
+		{"http_requests_total", []string{"404", "getCallback"}, 1},
+		{"http_requests_total", []string{"404", noOperation}, 1},
 		{"http_refusals_total", []string{"not-found"}, 2}, {"http_refusals_total", []string{"unauthorized"}, 1},
 		{"http_refusals_total", []string{"too-many-requests"}, 0},
-		{"http_request_duration_seconds", []string{"listCallbacks"}, 2}, {"http_request_duration_seconds", []string{"listEvents"}, 0},
+		{"http_request_duration_seconds", []string{"listCallbacks"}, 2},
+		{"http_request_duration_seconds", []string{"listEvents"}, 0},
 	} {
 		if got := value(c.name, c.labels...); got != c.want {
 			t.Errorf("%s%v is %v, want %v", c.name, c.labels, got, c.want)

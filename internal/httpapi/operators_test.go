@@ -18,8 +18,8 @@ func TestConnections(t *testing.T) {
 	f := newFixture(t)
 	op := f.admin()
 	op.put("/v1/connections/con-a", map[string]any{"level": "site"}).want(422).problem("invalid-body", "/site")
-	op.put("/v1/connections/con-a", map[string]any{"level": "planet", "site": "alpha"}).want(422).problem("invalid-body",
-		"/level")
+	op.put("/v1/connections/con-a",
+		map[string]any{"level": "planet", "site": "alpha"}).want(422).problem("invalid-body", "/level")
 	op.put("/v1/connections/con-a",
 		map[string]any{"level": "company", "sites": map[string]string{"1": "Alpha"}}).want(422).problem("invalid-body",
 		"/sites/1")
@@ -68,7 +68,8 @@ func TestConnections(t *testing.T) {
 	op.get("/v1/assessments/a%2Fb/c%25d?connection=con-a").want(200)
 
 	// A new refresh token replaces all that was known of the one before.
-	op.patch("/v1/connections/con-a", map[string]any{"refreshToken": "two"}, "If-Match", read.header.Get("ETag")).want(200)
+	op.patch("/v1/connections/con-a", map[string]any{"refreshToken": "two"}, "If-Match",
+		read.header.Get("ETag")).want(200)
 	if token, _, err = f.store.Tokens.Token(t.Context(), "con-a"); err != nil || token.RefreshToken.Reveal() != "two" ||
 		token.ConsentRequiredSince != nil || !token.RefreshedAt.IsZero() {
 		t.Errorf("token: %v, %v", token, err)
@@ -96,7 +97,8 @@ func TestConnections(t *testing.T) {
 		f.parts.vendor = &audatex.Error{Operation: audatex.OpUnsubscribe, Outcome: audatex.Unavailable, Message: "down",
 			CorrelationID: "corr-1"}
 	})
-	if p := op.delete("/v1/connections/con-a?unsubscribe=true").want(502).problem("vendor-error"); !strings.Contains(p.Detail, "corr-1") {
+	if p := op.delete("/v1/connections/con-a?unsubscribe=true").want(502).problem(
+		"vendor-error"); !strings.Contains(p.Detail, "corr-1") {
 		t.Errorf("detail: %s", p.Detail)
 	}
 	f.parts.set(func() { f.parts.vendor = nil })
@@ -142,7 +144,8 @@ func TestAssessments(t *testing.T) {
 		audatex.Forbidden: 502, audatex.Malformed: 502,
 	} {
 		f.parts.set(func() {
-			f.parts.vendor = &audatex.Error{Operation: audatex.OpAssessment, Outcome: outcome, RetryAfter: 90 * time.Second}
+			f.parts.vendor = &audatex.Error{Operation: audatex.OpAssessment, Outcome: outcome,
+				RetryAfter: 90 * time.Second}
 		})
 		got := a.get("/v1/assessments/o/n?connection=one").want(want)
 		if want == 503 && got.header.Get("Retry-After") != "90" {
@@ -217,7 +220,8 @@ func TestRetryUnresolved(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	vendor := func(outcome audatex.Outcome, op audatex.Operation, after time.Duration) error {
-		e := &audatex.Error{Operation: op, Outcome: outcome, RetryAfter: after, Message: "words", CorrelationID: "corr-1"}
+		e := &audatex.Error{Operation: op, Outcome: outcome, RetryAfter: after,
+			Message: "words", CorrelationID: "corr-1"}
 		return fmt.Errorf("retry x: %w", e)
 	}
 	for id, c := range map[string]struct {
@@ -226,9 +230,11 @@ func TestRetryUnresolved(t *testing.T) {
 		kind, detail, wait string
 	}{
 		"published": {retried{relay.RetryResolved, nil}, 204, "", "", ""},
-		"forbidden": {retried{relay.RetryRefused, vendor(audatex.Forbidden, audatex.OpOrder, 0)}, 409, "still-unresolved",
+		"forbidden": {retried{relay.RetryRefused, vendor(audatex.Forbidden, audatex.OpOrder, 0)}, 409,
+			"still-unresolved",
 			"forbidden. The vendor said: words · Correlation id: corr-1", ""},
-		"unmapped": {retried{relay.RetryRefused, errors.New("vendor site 99 is mapped to no site")}, 409, "still-unresolved",
+		"unmapped": {retried{relay.RetryRefused, errors.New("vendor site 99 is mapped to no site")}, 409,
+			"still-unresolved",
 			"vendor site 99 is mapped to no site", ""},
 		"down": {retried{relay.RetryUnavailable, vendor(audatex.Unavailable, audatex.OpOrder, 0)}, 503, "not-available",
 			"corr-1", "5"},
@@ -236,15 +242,20 @@ func TestRetryUnresolved(t *testing.T) {
 			"not-available", "words", "90"},
 		"client": {retried{relay.RetryUnavailable, vendor(audatex.Forbidden, audatex.OpToken, 0)}, 503, "not-available",
 			"words", "5"},
-		"contested": {retried{relay.RetryUnavailable, errors.New("the log had moved on each time")}, 503, "not-available",
+		"contested": {retried{relay.RetryUnavailable, errors.New("the log had moved on each time")}, 503,
+			"not-available",
 			"", "5"},
-		"store": {retried{relay.RetryUnavailable, fmt.Errorf("remove: %w", store.ErrUnavailable)}, 503, "store-unavailable",
+		"store": {retried{relay.RetryUnavailable, fmt.Errorf("remove: %w", store.ErrUnavailable)}, 503,
+			"store-unavailable",
 			"second", "5"},
-		"unclear": {retried{relay.RetryUnavailable, fmt.Errorf("remove: %w", store.ErrUnclear)}, 503, "store-unavailable",
+		"unclear": {retried{relay.RetryUnavailable, fmt.Errorf("remove: %w", store.ErrUnclear)}, 503,
+			"store-unavailable",
 			"second", "5"},
-		"consent": {retried{relay.RetryUnavailable, vendor(audatex.Unauthorised, audatex.OpOrder, 0)}, 409, "consent-required",
+		"consent": {retried{relay.RetryUnavailable, vendor(audatex.Unauthorised, audatex.OpOrder, 0)}, 409,
+			"consent-required",
 			"words", ""},
-		"tokenless": {retried{relay.RetryUnavailable, fmt.Errorf("read: %w", relay.ErrNoToken)}, 409, "consent-required",
+		"tokenless": {retried{relay.RetryUnavailable, fmt.Errorf("read: %w", relay.ErrNoToken)}, 409,
+			"consent-required",
 			"", ""},
 		"not-in-here": {retried{relay.RetryNotFound, store.ErrNotFound}, 404, "not-found", "", ""},
 	} {

@@ -101,13 +101,17 @@ func (s *orderSearch) filtered() bool { return len(s.params.Statuses) > 0 }
 func (s *orderSearch) matches(o relay.OrderState) bool {
 	p := &s.params
 	return s.c.maySeeSite(o.Site) && (len(s.sites) == 0 || slices.Contains(s.sites, o.Site)) &&
-		(len(p.Statuses) == 0 || slices.ContainsFunc(p.Statuses, func(status string) bool { return strings.EqualFold(status, o.Status) })) &&
+		(len(p.Statuses) == 0 || slices.ContainsFunc(p.Statuses, func(status string) bool {
+			return strings.EqualFold(status, o.Status)
+		})) &&
 		!o.UpdatedAt.Before(p.UpdatedSince) &&
 		(p.Reference == "" || relay.ReferenceToken(o.Reference) == relay.ReferenceToken(p.Reference))
 }
 
 // changed reads orders in the order of their last change.
-func (s *orderSearch) changed(ctx context.Context, from uint64, most int) ([]store.Entry[relay.OrderState], uint64, bool, error) {
+func (s *orderSearch) changed(
+	ctx context.Context, from uint64, most int,
+) ([]store.Entry[relay.OrderState], uint64, bool, error) {
 	return s.a.c.Store.Orders.Changed(ctx, from, keysOf(s.sites), most, s.a.unreadable("order"))
 }
 
@@ -148,7 +152,9 @@ func (a *API) getOrder(ctx context.Context, c caller, orderID OrderPath, params 
 }
 
 // listOrderEvents implements GET /v1/orders/{orderId}/events.
-func (a *API) listOrderEvents(ctx context.Context, c caller, orderID OrderPath, params ListOrderEventsParams) (reply, error) {
+func (a *API) listOrderEvents(
+	ctx context.Context, c caller, orderID OrderPath, params ListOrderEventsParams,
+) (reply, error) {
 	o, err := a.order(ctx, c, orderID, params.Site)
 	if err != nil {
 		return reply{}, err
@@ -222,7 +228,7 @@ func keysOf(sites []string) []string {
 
 func orderView(o relay.OrderState) Order {
 	return Order{
-		Id: o.ID, Site: o.Site, Reference: o.Reference, Status: o.Status, Revision: o.Revision, Sequence: strconv.FormatUint(o.Sequence, 10),
-		ReadAt: o.ReadAt, UpdatedAt: o.UpdatedAt, Order: o.Order,
+		Id: o.ID, Site: o.Site, Reference: o.Reference, Status: o.Status, Revision: o.Revision,
+		Sequence: strconv.FormatUint(o.Sequence, 10), ReadAt: o.ReadAt, UpdatedAt: o.UpdatedAt, Order: o.Order,
 	}
 }

@@ -48,7 +48,8 @@ func (c *contract) checkParameters(op operation, r *http.Request) error {
 		if !known {
 			errs = append(errs, FieldError{Parameter: cut(name), Detail: "there is no such parameter"})
 		} else if len(values) > 1 {
-			errs = append(errs, FieldError{Parameter: name, Detail: "may be given once; separate several values by commas"})
+			errs = append(errs,
+				FieldError{Parameter: name, Detail: "may be given once; separate several values by commas"})
 		}
 	}
 	slices.SortFunc(errs, func(a, b FieldError) int { return strings.Compare(a.Parameter, b.Parameter) })
@@ -93,7 +94,8 @@ func (c *contract) checkParameter(p parameter, text string) (errs []FieldError) 
 	if f := p.schema.Format; len(found) > 0 && f != nil && f.Name == "date-time" {
 		switch {
 		case checkTime(strings.ReplaceAll(text, " ", "+")) == nil:
-			return refuse("must be a time; the + before its zone must be written as %2B in a query, or the time in UTC with a Z")
+			return refuse("must be a time; the + before its zone must be written as %2B in a query, or the time in " +
+				"UTC with a Z")
 		case lostPlus.MatchString(text):
 			return refuse("must be a time with its zone, such as 2026-01-15T09:38:44Z or, in a query, " +
 				"2026-01-15T10:38:44%2B01:00")

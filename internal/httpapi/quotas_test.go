@@ -15,7 +15,8 @@ func TestAClientHasLimits(t *testing.T) {
 	a := f.client("client-a", relay.RoleWrite, "alpha")
 	var me Me
 	a.get("/v1/me").want(200).into(&me)
-	if q := me.Quotas; q.Callbacks != (Quota{1000, 0}) || q.Keys != (Quota{100, 1}) || q.WaitingRequests != (Quota{100, 0}) ||
+	if q := me.Quotas; q.Callbacks != (Quota{1000, 0}) || q.Keys != (Quota{100, 1}) ||
+		q.WaitingRequests != (Quota{100, 0}) ||
 		q.Replays != (Quota{20, 0}) || q.TestsPerMinute != 60 {
 		t.Errorf("without limits of its own it has %+v", q)
 	}
@@ -40,8 +41,8 @@ func TestAClientHasLimits(t *testing.T) {
 		a.get("/v1/me").want(200).into(&me)
 		return me.Quotas.Replays == Quota{1, 1}
 	})
-	refused(a.post("/v1/callbacks/cb-a/replays", map[string]any{"deliveryStatuses": []string{"failed"}}).want(409), "limit-reached",
-		"has 1 running replays and may have 1")
+	refused(a.post("/v1/callbacks/cb-a/replays", map[string]any{"deliveryStatuses": []string{"failed"}}).want(409),
+		"limit-reached", "has 1 running replays and may have 1")
 	if q := me.Quotas; q.Callbacks != (Quota{1, 1}) || q.Keys != (Quota{2, 2}) || q.TestsPerMinute != 1 {
 		t.Errorf("with limits of its own it has %+v", q)
 	}

@@ -21,21 +21,25 @@ func TestReconcileConnection(t *testing.T) {
 	}
 	var started ReconcileStarted
 	op.post("/v1/connections/con-a/reconcile?delivered=true", nil).want(202).into(&started)
-	if r := started.Reconciling; r.Done != 3 || r.Total != 7 || len(r.Causes) != 2 || r.Causes[1] != ReconcileCauseAsked ||
+	if r := started.Reconciling; r.Done != 3 || r.Total != 7 || len(r.Causes) != 2 ||
+		r.Causes[1] != ReconcileCauseAsked ||
 		r.StartedAt.IsZero() {
 		t.Errorf("started: %+v", r)
 	}
 	// What it does not take is refused with a reason. Nothing, and {}, are fine.
-	op.post("/v1/connections/con-a/reconcile", map[string]any{"delivered": true}).want(422).problem("invalid-body", "/delivered")
+	op.post("/v1/connections/con-a/reconcile",
+		map[string]any{"delivered": true}).want(422).problem("invalid-body", "/delivered")
 	op.post("/v1/connections/con-a/poll", map[string]any{"zzz": 1}).want(422).problem("invalid-body", "/zzz")
 	op.post("/v1/connections/con-a/reconcile?delivered=true", map[string]any{}).want(202)
 	op.post("/v1/connections/con-b/reconcile", nil).want(404).problem("not-found")
-	op.post("/v1/connections/con-a/reconcile?delivered=perhaps", nil).want(400).problem("invalid-parameter", "delivered")
+	op.post("/v1/connections/con-a/reconcile?delivered=perhaps",
+		nil).want(400).problem("invalid-parameter", "delivered")
 	op.patch("/v1/connections/con-a", map[string]any{"paused": true}).want(200)
 	op.post("/v1/connections/con-a/reconcile", nil).want(409).problem("conflict")
 	op.patch("/v1/connections/con-a", map[string]any{"paused": false}).want(200)
 	f.parts.set(func() { f.parts.poller = errors.New("no answer") })
-	if after := op.post("/v1/connections/con-a/reconcile", nil).want(503).problem("not-available"); after.Status != 503 {
+	if after := op.post("/v1/connections/con-a/reconcile",
+		nil).want(503).problem("not-available"); after.Status != 503 {
 		t.Errorf("refused: %+v", after)
 	}
 
@@ -47,8 +51,9 @@ func TestReconcileConnection(t *testing.T) {
 	at := time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC)
 	doc := relay.Reconciliation{
 		Generation: stored.Generation, Last: &relay.ReconcileEnding{WantedAt: at.Add(time.Minute)},
-		Run: &relay.ReconcileRun{Causes: []relay.ReconcileCause{relay.CauseGap}, Since: at, StartedAt: at.Add(time.Hour),
-			Done: 1, Total: 2},
+		Run: &relay.ReconcileRun{Causes: []relay.ReconcileCause{relay.CauseGap}, Since: at,
+			StartedAt: at.Add(time.Hour),
+			Done:      1, Total: 2},
 	}
 	revision, err := f.store.Reconciliations.Create(t.Context(), store.ReconcileKey("con-a"), doc)
 	if err != nil {

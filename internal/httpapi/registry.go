@@ -76,7 +76,8 @@ func (a *API) enter(ctx context.Context, owner relay.Client, id string) error {
 	// A full client is refused without waiting for a turn, if it is still full.
 	if known, _ := a.c.Keys.Client(owner.ID); len(known.Callbacks) >= known.Allowed().Callbacks {
 		c, _, err := a.c.Store.Clients.GetAtLeader(ctx, owner.ID)
-		if err == nil && c.Generation == owner.Generation && len(c.Callbacks) >= c.Allowed().Callbacks && len(a.missing(c)) == 0 {
+		if err == nil && c.Generation == owner.Generation &&
+			len(c.Callbacks) >= c.Allowed().Callbacks && len(a.missing(c)) == 0 {
 			return fullClient(c)
 		}
 	}
@@ -100,7 +101,8 @@ func (a *API) enter(ctx context.Context, owner relay.Client, id string) error {
 // callback.
 func (a *API) missing(c relay.Client) (ids []string) {
 	for id, at := range c.Callbacks {
-		if _, there := a.callbacks.Get(id); !there && time.Since(time.Unix(at, 0)) > unsettledFor && len(ids) < settleMost {
+		if _, there := a.callbacks.Get(id); !there &&
+			time.Since(time.Unix(at, 0)) > unsettledFor && len(ids) < settleMost {
 			ids = append(ids, id)
 		}
 	}

@@ -25,22 +25,27 @@ const (
 )
 
 // plan returns the document of a replay as asked for.
-func (a *API) plan(ctx context.Context, c caller, id string, cb relay.Callback, s ReplaySettings) (relay.Replay, error) {
+func (a *API) plan(
+	ctx context.Context, c caller, id string, cb relay.Callback, s ReplaySettings,
+) (relay.Replay, error) {
 	doc, err := a.newReplay(ctx, id, cb)
 	if err != nil {
 		return doc, err
 	}
 	doc.Filter = relay.ReplayFilter{Events: s.Events, Since: s.Since, Filter: relay.Filter{
-		Sites: s.Sites, Types: s.Types, Orders: each.Of(s.Orders, strings.ToLower), OrderStatuses: s.OrderStatuses, ChangedOnly: s.ChangedOnly,
+		Sites: s.Sites, Types: s.Types, Orders: each.Of(s.Orders, strings.ToLower), OrderStatuses: s.OrderStatuses,
+		ChangedOnly: s.ChangedOnly,
 	}}
 	doc.Filter.Statuses = each.Of(s.DeliveryStatuses, func(status ReplayableStatus) relay.DeliveryStatus {
 		return relay.DeliveryStatus(status)
 	})
-	given := len(s.Events)+len(s.Orders)+len(s.Sites)+len(s.Types)+len(s.OrderStatuses)+len(s.DeliveryStatuses) > 0 || s.ChangedOnly ||
+	given := len(s.Events)+len(s.Orders)+len(s.Sites)+len(s.Types)+len(s.OrderStatuses)+len(s.DeliveryStatuses) > 0 ||
+		s.ChangedOnly ||
 		!s.Since.IsZero() || s.Until != ""
 	if !given && !s.DryRun { // counting everything does no harm
 		return doc, invalid(at("",
-			"selects everything: give events, orders, sites, types, orderStatuses, changedOnly, deliveryStatuses, since or until"))
+			"selects everything: give events, orders, sites, types, orderStatuses, changedOnly, deliveryStatuses, "+
+				"since or until"))
 	}
 	var wrong []FieldError
 	for i, site := range s.Sites {
@@ -112,7 +117,8 @@ func (a *API) readUntil(doc *relay.Replay, until string, last uint64) error {
 	if err != nil {
 		return invalid(at("/until", "is neither a time (as in RFC 3339) nor what a dry run answers now"))
 	}
-	if fields == 3 && numbers[2] != uint64(a.c.Restored.UnixMicro()) || numbers[0] > last || numbers[1] > doc.AttemptsThrough {
+	if fields == 3 && numbers[2] != uint64(a.c.Restored.UnixMicro()) || numbers[0] > last ||
+		numbers[1] > doc.AttemptsThrough {
 		return invalid(at("/until", "is no longer what a dry run answers: make another"))
 	}
 	doc.Through, doc.AttemptsThrough = numbers[0], numbers[1]
@@ -126,7 +132,8 @@ func (a *API) locate(ctx context.Context, c caller, doc *relay.Replay) error {
 		ev, err := a.find(ctx, c, id)
 		switch {
 		case isNotFound(err):
-			wrong = append(wrong, at(fmt.Sprintf("/events/%d", i), "there is no event %q: it may have left the log", cut(id)))
+			wrong = append(wrong,
+				at(fmt.Sprintf("/events/%d", i), "there is no event %q: it may have left the log", cut(id)))
 		case err != nil:
 			return err
 		default:

@@ -26,7 +26,8 @@ func TestReplayCountsOfAClientLeaveRoom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := &API{
-			c: Config{Replays: slowCounts{}}, counts: make(chan struct{}, countsAtOnce), counting: newTurns(countsOfClient),
+			c: Config{Replays: slowCounts{}}, counts: make(chan struct{}, countsAtOnce),
+			counting: newTurns(countsOfClient),
 		}
 		count := func(client string) (int, error) {
 			return a.count(t.Context(), relay.Replay{Client: client}, relay.Callback{}, relay.Client{}, countPatience)

@@ -23,7 +23,10 @@ func (f *fixture) aside(docs ...relay.Unresolved) {
 		}
 	}
 	eventually(f.t, func() bool {
-		return !slices.ContainsFunc(docs, func(u relay.Unresolved) bool { _, there := f.api.asides.Get(u.ID); return !there })
+		return !slices.ContainsFunc(docs, func(u relay.Unresolved) bool {
+			_, there := f.api.asides.Get(u.ID)
+			return !there
+		})
 	})
 }
 
@@ -44,13 +47,17 @@ func TestUnresolvedByReasonSiteAndConnection(t *testing.T) {
 	}
 	f.aside(all...)
 	for query, fits := range map[string]func(relay.Unresolved) bool{
-		"":                                  func(relay.Unresolved) bool { return true },
-		"reason=forbidden":                  func(u relay.Unresolved) bool { return u.Reason == "forbidden" },
-		"reason=never-heard-of":             func(relay.Unresolved) bool { return false },
-		"sites=york":                        func(u relay.Unresolved) bool { return u.Site == "york" },
-		"sites=york,leeds&reason=too-large": func(u relay.Unresolved) bool { return u.Site != "" && u.Reason == "too-large" },
-		"connection=group&sites=leeds":      func(u relay.Unresolved) bool { return u.Connection == "group" && u.Site == "leeds" },
-		"connection=nobody":                 func(relay.Unresolved) bool { return false },
+		"":                      func(relay.Unresolved) bool { return true },
+		"reason=forbidden":      func(u relay.Unresolved) bool { return u.Reason == "forbidden" },
+		"reason=never-heard-of": func(relay.Unresolved) bool { return false },
+		"sites=york":            func(u relay.Unresolved) bool { return u.Site == "york" },
+		"sites=york,leeds&reason=too-large": func(u relay.Unresolved) bool {
+			return u.Site != "" && u.Reason == "too-large"
+		},
+		"connection=group&sites=leeds": func(u relay.Unresolved) bool {
+			return u.Connection == "group" && u.Site == "leeds"
+		},
+		"connection=nobody": func(relay.Unresolved) bool { return false },
 	} {
 		var want []string
 		for _, u := range all {
@@ -144,7 +151,8 @@ func TestRetryOfManyUnresolvedNotifications(t *testing.T) {
 			ask["after"] = got.Next
 		}
 		for i, failed := range got.Failed {
-			if failed.Id != all[i].ID || failed.Problem != "still-unresolved" || !strings.Contains(failed.Detail, "words") {
+			if failed.Id != all[i].ID || failed.Problem != "still-unresolved" ||
+				!strings.Contains(failed.Detail, "words") {
 				t.Errorf("failed: %+v", failed)
 			}
 		}
@@ -159,7 +167,8 @@ func TestRetryOfManyUnresolvedNotifications(t *testing.T) {
 	}
 	// If the vendor or the store cannot be asked, the request ends and returns where to continue.
 	for problem, cause := range map[string]error{
-		"not-available":     &audatex.Error{Operation: audatex.OpOrder, Outcome: audatex.Throttled, RetryAfter: time.Minute},
+		"not-available": &audatex.Error{Operation: audatex.OpOrder,
+			Outcome: audatex.Throttled, RetryAfter: time.Minute},
 		"store-unavailable": store.ErrUnavailable,
 	} {
 		for id := range results {

@@ -143,7 +143,8 @@ func (a *API) sampleOf(typ string, now time.Time) (relay.Event, error) {
 		`"RepairerPrice":312.50,"InsurerPrice":298.00,"DeliveryDate":null}`
 	data := relay.OrderData{
 		Order: json.RawMessage(`{"AssessmentId":"00000000-0000-4000-8000-000000000001","SupplierName":"Sample Parts",` +
-			`"PartsOrderId":"` + sampleOrder + `","OrderReference":"SAMPLE-1","Status":"Confirmed","DeliveryDate":null,` +
+			`"PartsOrderId":"` + sampleOrder +
+			`","OrderReference":"SAMPLE-1","Status":"Confirmed","DeliveryDate":null,` +
 			`"Parts":[` + part + `]}`),
 		ReadAt: now, Revision: 1, Origin: relay.OriginNotification,
 		Notification: &relay.NotificationInfo{
@@ -153,7 +154,8 @@ func (a *API) sampleOf(typ string, now time.Time) (relay.Event, error) {
 	if typ == relay.TypeOrderUpdated {
 		before := "New"
 		data.Revision, data.PreviousStatus, data.Notification.Topic = 2, &before, "PARTS.ORDER.UPDATED"
-		data.Changes = []relay.Change{{Path: "/Status", From: json.RawMessage(`"New"`), To: json.RawMessage(`"Confirmed"`)}}
+		data.Changes = []relay.Change{
+			{Path: "/Status", From: json.RawMessage(`"New"`), To: json.RawMessage(`"Confirmed"`)}}
 	}
 	return relay.NewOrderEvent(a.c.SchemaURL, sampleSite, sampleOrder, typ, relay.NextSequence(now, 0), now, data)
 }

@@ -22,14 +22,16 @@ func TestSampleWithChosenData(t *testing.T) {
 	}))
 	defer receiver.Close()
 	a := f.client("client-a", relay.RoleWrite, "alpha")
-	a.put("/v1/callbacks/cb", map[string]any{"url": receiver.URL + "/hooks/token-0123456789", "headers": map[string]string{"X-Key": "k-0123456789"}}).want(201)
+	a.put("/v1/callbacks/cb", map[string]any{"url": receiver.URL + "/hooks/token-0123456789",
+		"headers": map[string]string{"X-Key": "k-0123456789"}}).want(201)
 	test := func(body any) (result TestResult, sent relay.Event) {
 		t.Helper()
 		got := a.post("/v1/callbacks/cb/test", body).want(200).into(&result)
 		if err := json.Unmarshal([]byte(<-bodies), &sent); err != nil {
 			t.Fatal(err)
 		}
-		if !sent.Test || sent.Subject == orderA || !strings.HasPrefix(sent.ID, samplePrefix) || sent.Site != sampleSite {
+		if !sent.Test || sent.Subject == orderA ||
+			!strings.HasPrefix(sent.ID, samplePrefix) || sent.Site != sampleSite {
 			t.Errorf("sent %+v", sent)
 		}
 		for _, secret := range []string{"token-0123456789", "k-0123456789"} {
@@ -41,7 +43,8 @@ func TestSampleWithChosenData(t *testing.T) {
 	}
 
 	result, usual := test(nil)
-	if result.Request.Method != "POST" || !strings.HasSuffix(result.Request.Url, "/hooks/[redacted]") || result.Request.Headers["x-key"] != "[redacted]" ||
+	if result.Request.Method != "POST" || !strings.HasSuffix(result.Request.Url, "/hooks/[redacted]") ||
+		result.Request.Headers["x-key"] != "[redacted]" ||
 		result.Phases.ConnectMillis == 0 || result.Phases.FirstByteMillis == 0 || result.RemoteAddress == "" {
 		t.Errorf("shown: %+v", result)
 	}
@@ -52,7 +55,8 @@ func TestSampleWithChosenData(t *testing.T) {
 		t.Fatal(err)
 	}
 	data["order"].(map[string]any)["Status"] = "Dispatched"
-	if _, sent := test(map[string]any{"data": data}); sent.Subject != sampleOrder || !strings.Contains(string(sent.Data), `"Status":"Dispatched"`) {
+	if _, sent := test(map[string]any{"data": data}); sent.Subject != sampleOrder ||
+		!strings.Contains(string(sent.Data), `"Status":"Dispatched"`) {
 		t.Errorf("sent %s", sent.Data)
 	}
 	_, sent := test(map[string]any{"type": "audatex.relay.site-unknown"})
@@ -61,7 +65,8 @@ func TestSampleWithChosenData(t *testing.T) {
 		t.Errorf("sent %s, %v", sent.Data, err)
 	}
 	unknown.Details["vendorSite"] = "17"
-	if _, sent := test(map[string]any{"type": "audatex.relay.site-unknown", "data": unknown}); !strings.Contains(string(sent.Data), `"vendorSite":"17"`) {
+	if _, sent := test(map[string]any{"type": "audatex.relay.site-unknown", "data": unknown}); !strings.Contains(
+		string(sent.Data), `"vendorSite":"17"`) {
 		t.Errorf("sent %s", sent.Data)
 	}
 
@@ -72,9 +77,12 @@ func TestSampleWithChosenData(t *testing.T) {
 		at   []string
 	}{
 		{map[string]any{"data": data}, []string{"/data/readAt", "/data/revision"}},
-		{map[string]any{"data": map[string]any{}, "type": "audatex.relay.reconciled"}, []string{"/data/kind", "/data/message"}},
-		{map[string]any{"type": "audatex.relay.reconciled", "data": map[string]any{"kind": "log-clamped", "message": "x", "details": map[string]any{}}}, []string{"/data/kind"}},
-		{map[string]any{"type": "audatex.relay.site-unknown", "data": map[string]any{"kind": "site-unknown", "message": "x"}}, []string{"/data/details"}},
+		{map[string]any{"data": map[string]any{}, "type": "audatex.relay.reconciled"},
+			[]string{"/data/kind", "/data/message"}},
+		{map[string]any{"type": "audatex.relay.reconciled", "data": map[string]any{"kind": "log-clamped",
+			"message": "x", "details": map[string]any{}}}, []string{"/data/kind"}},
+		{map[string]any{"type": "audatex.relay.site-unknown",
+			"data": map[string]any{"kind": "site-unknown", "message": "x"}}, []string{"/data/details"}},
 		{map[string]any{"data": "text"}, []string{"/data"}},
 		{map[string]any{"sequence": "9999999999999999"}, []string{"/sequence"}},
 		{map[string]any{"subject": orderA}, []string{"/subject"}},

@@ -49,7 +49,8 @@ type form func(site, order string) string
 // formsOf returns the subjects of the events that a filter's types select.
 func formsOf(types []string) (forms []form) {
 	chosen := relay.Filter{Types: types}
-	created, updated := chosen.Matches(relay.Traits{Type: relay.TypeOrderCreated}), chosen.Matches(relay.Traits{Type: relay.TypeOrderUpdated})
+	created, updated := chosen.Matches(relay.Traits{Type: relay.TypeOrderCreated}),
+		chosen.Matches(relay.Traits{Type: relay.TypeOrderUpdated})
 	switch {
 	case created && updated:
 		forms = append(forms, topology.OrderFilter)

@@ -95,7 +95,8 @@ func TestPagesThatEndEarlyAreReadOn(t *testing.T) {
 	for i := range events {
 		now := time.Now()
 		order := fmt.Sprintf("%08d-6a64-4a2c-9d55-0a3f3a9f7b11", i)
-		ev, err := relay.NewOrderEvent(publicURL, "alpha", order, relay.TypeOrderCreated, relay.NextSequence(now, 0), now,
+		ev, err := relay.NewOrderEvent(publicURL, "alpha", order, relay.TypeOrderCreated, relay.NextSequence(now, 0),
+			now,
 			relay.OrderData{
 				Order: json.RawMessage(`{"Filler":"` + filler + `"}`), ReadAt: now.UTC(), Revision: 1,
 				Origin: relay.OriginReconciliation,

@@ -90,7 +90,8 @@ func TestSearchFindsWhatTheLogHas(t *testing.T) {
 			return chosen
 		}
 		sites, orders := choose("sites", "alpha", "beta"), choose("orders", orderA, orderB)
-		statuses, outcomes := choose("status", "delivered", "failed", "skipped"), choose("outcome", "success", "timeout")
+		statuses, outcomes := choose("status", "delivered", "failed", "skipped"),
+			choose("outcome", "success", "timeout")
 		types := choose("types", relay.TypeOrderCreated, "audatex.relay.*")
 		since, until := rapid.Bool().Draw(t, "since"), rapid.Bool().Draw(t, "until")
 		if since {
@@ -113,7 +114,8 @@ func TestSearchFindsWhatTheLogHas(t *testing.T) {
 		for _, e := range slices.Backward(l.all) {
 			at, listed := recorded[e.callback+e.rec.Event]
 			if listed && slices.Contains(seen, e.callback) && has(sites, e.rec.Site) && has(orders, e.rec.Order) &&
-				has(statuses, string(e.rec.Closing)) && (len(outcomes) == 0 || e.rec.Number > 0 && has(outcomes, e.rec.Outcome)) &&
+				has(statuses, string(e.rec.Closing)) &&
+				(len(outcomes) == 0 || e.rec.Number > 0 && has(outcomes, e.rec.Outcome)) &&
 				(len(types) == 0 || relay.Filter{Types: types}.Matches(relay.Traits{Type: e.rec.Type})) &&
 				(!since || !at.Before(middle)) && (!until || at.Before(middle)) {
 				want = append(want, e.callback+" "+e.rec.Event+" "+string(e.rec.Closing))
@@ -131,7 +133,8 @@ func TestSearchFindsWhatTheLogHas(t *testing.T) {
 		compareHours(t, l, owner, id)
 	}
 	a.get("/v1/callbacks/other/stats").want(404)
-	if other, missing := a.get("/v1/deliveries?callback=other").want(400), a.get("/v1/deliveries?callback=none").want(400); strings.ReplaceAll(
+	if other, missing := a.get("/v1/deliveries?callback=other").want(400),
+		a.get("/v1/deliveries?callback=none").want(400); strings.ReplaceAll(
 		mask(other.body), "other", "none") != mask(missing.body) {
 		t.Errorf("another client's callback is told apart: %s, %s", other.body, missing.body)
 	}
@@ -154,7 +157,8 @@ func (s session) deliveries(path string, query url.Values) (all []DeliverySummar
 
 func drawAttempt(t *rapid.T) relay.AttemptRecord {
 	r := relay.AttemptRecord{
-		Order: rapid.SampledFrom([]string{orderA, orderB}).Draw(t, "order"), Site: rapid.SampledFrom([]string{"alpha", "beta"}).Draw(t, "site"),
+		Order: rapid.SampledFrom([]string{orderA, orderB}).Draw(t, "order"),
+		Site:  rapid.SampledFrom([]string{"alpha", "beta"}).Draw(t, "site"),
 		Type: rapid.SampledFrom([]string{
 			relay.TypeOrderCreated, relay.TypeOrderUpdated, relay.OperationalPrefix + "reconciled",
 		}).Draw(t, "type"),
@@ -207,8 +211,10 @@ func compareHours(t *testing.T, l *ledger, s session, callback string) {
 	}
 	for _, h := range got {
 		w := want[h.Hour]
-		if w == nil || h.Attempts != len(w.millis) || h.Delivered != w.ends["delivered"] || h.Failed != w.ends["failed"] ||
-			h.Skipped != w.ends["skipped"] || h.Outcomes["success"] != w.outcomes["success"] || h.Outcomes["timeout"] != w.outcomes["timeout"] {
+		if w == nil || h.Attempts != len(w.millis) || h.Delivered != w.ends["delivered"] ||
+			h.Failed != w.ends["failed"] ||
+			h.Skipped != w.ends["skipped"] || h.Outcomes["success"] != w.outcomes["success"] ||
+			h.Outcomes["timeout"] != w.outcomes["timeout"] {
 			t.Errorf("hour %s of %s: %+v, want %+v", h.Hour, callback, h, w)
 			continue
 		}
@@ -235,7 +241,8 @@ func TestTimeline(t *testing.T) {
 		ev := f.publish("alpha", orderA)
 		events = append(events, ev)
 		seq, now := uint64(i+1), time.Now().UTC()
-		rec := relay.AttemptRecord{Event: ev.ID, Seq: seq, Order: orderA, Site: "alpha", Type: ev.Type, Number: 1, At: now, Outcome: "refused", Status: 500}
+		rec := relay.AttemptRecord{Event: ev.ID, Seq: seq, Order: orderA, Site: "alpha", Type: ev.Type, Number: 1,
+			At: now, Outcome: "refused", Status: 500}
 		done := rec
 		done.Number, done.Outcome, done.Status, done.Closing = 2, "success", 200, relay.DeliveryDelivered
 		l.append("mine", now, rec)
@@ -244,11 +251,14 @@ func TestTimeline(t *testing.T) {
 	}
 	var of EventDeliveries
 	a.get("/v1/events/" + events[0].ID + "/deliveries").want(200).into(&of)
-	if len(of.Items) != 2 || of.Next != "" || of.Items[0].Callback != "idle" || of.Items[0].Status != DeliveryStatusPending ||
-		of.Items[1].Callback != "mine" || of.Items[1].Status != DeliveryStatusDelivered || len(of.Items[1].Attempts) != 2 {
+	if len(of.Items) != 2 || of.Next != "" || of.Items[0].Callback != "idle" ||
+		of.Items[0].Status != DeliveryStatusPending ||
+		of.Items[1].Callback != "mine" || of.Items[1].Status != DeliveryStatusDelivered ||
+		len(of.Items[1].Attempts) != 2 {
 		t.Errorf("of the first event: %+v", of)
 	}
-	for who, want := range map[session][]string{a: {"idle", "mine"}, b: {"other"}, f.admin(): {"idle", "mine", "other"}} {
+	for who, want := range map[session][]string{a: {"idle", "mine"}, b: {"other"},
+		f.admin(): {"idle", "mine", "other"}} {
 		var line Timeline
 		who.get("/v1/orders/" + orderA + "/timeline").want(200).into(&line)
 		if len(line.Items) != 2 || line.Next != "" {
@@ -277,7 +287,8 @@ func TestDeliveriesOfALostSiteAreNotListed(t *testing.T) {
 	l := &ledger{f: f, ends: map[string]relay.AttemptsEnd{}}
 	for i, site := range []string{"alpha", "beta", relay.NoSite, ""} {
 		l.append("mine", time.Now().UTC(), relay.AttemptRecord{
-			Event: "e" + site, Seq: uint64(i + 1), Order: orderA, Site: site, Number: 1, Outcome: "success", Closing: relay.DeliveryDelivered,
+			Event: "e" + site, Seq: uint64(i + 1), Order: orderA, Site: site, Number: 1, Outcome: "success",
+			Closing: relay.DeliveryDelivered,
 		})
 	}
 	f.admin().put("/v1/clients/client-a", map[string]any{"sites": []string{"alpha"}}).want(200)
@@ -301,9 +312,11 @@ func TestOrdersAreFound(t *testing.T) {
 	f := newFixture(t)
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	put := func(site, id, reference, status string, at time.Time, listed ...string) {
-		o := relay.OrderState{Site: site, ID: id, Reference: reference, Status: status, UpdatedAt: at, ReadAt: at, Sequence: 1, Revision: 1}
+		o := relay.OrderState{Site: site, ID: id, Reference: reference, Status: status, UpdatedAt: at,
+			ReadAt: at, Sequence: 1, Revision: 1}
 		for _, reference := range append(listed, reference) {
-			if err := f.store.References.Set(t.Context(), relay.ReferenceKey(reference, site, id), relay.Referenced{ListedAt: at}); err != nil {
+			if err := f.store.References.Set(t.Context(), relay.ReferenceKey(reference, site, id),
+				relay.Referenced{ListedAt: at}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -315,7 +328,8 @@ func TestOrdersAreFound(t *testing.T) {
 	put("alpha", orderA, "PO-1003", "New", now.Add(-time.Hour))
 	put("alpha", orderB, "PO 2 / é", "Confirmed", now, "PO-1003") // it had another reference before
 	put("beta", third, "PO-1003", "New", now)
-	if err := f.store.References.Set(t.Context(), relay.ReferenceKey("PO-1003", "alpha", strings.Replace(third, "c", "d", 8)),
+	if err := f.store.References.Set(t.Context(),
+		relay.ReferenceKey("PO-1003", "alpha", strings.Replace(third, "c", "d", 8)),
 		relay.Referenced{}); err != nil { // a crash came before its first event
 		t.Fatal(err)
 	}
@@ -393,11 +407,12 @@ func TestATimelineShowsEachAttemptOnce(t *testing.T) {
 	for i := range 3 {
 		ev, now := f.publish("alpha", orderA), time.Now().UTC()
 		l.append("mine", now, relay.AttemptRecord{
-			Event: ev.ID, Seq: uint64(i + 1), Order: orderA, Site: "alpha", Type: ev.Type, Number: 1, At: now, Outcome: "success",
-			Status: 200, Closing: relay.DeliveryDelivered,
+			Event: ev.ID, Seq: uint64(i + 1), Order: orderA, Site: "alpha", Type: ev.Type, Number: 1, At: now,
+			Outcome: "success", Status: 200, Closing: relay.DeliveryDelivered,
 		})
 		for range firstBatches { // so that the first reading does not see the next event's
-			l.append("mine", now, relay.AttemptRecord{Order: orderB, Seq: 1_000, Number: 1, At: now, Outcome: "refused"})
+			l.append("mine", now,
+				relay.AttemptRecord{Order: orderB, Seq: 1_000, Number: 1, At: now, Outcome: "refused"})
 		}
 	}
 	var line Timeline
@@ -410,7 +425,8 @@ func TestATimelineShowsEachAttemptOnce(t *testing.T) {
 	// On a page behind its end a delivery still stands as it did on the page before.
 	of := "/v1/callbacks/mine/deliveries/" + line.Items[0].Event
 	var d Delivery
-	a.get(of + "?after=" + position('g', 2, 0, uint64(slices.Index(statuses, DeliveryStatusDelivered)))).want(200).into(&d)
+	a.get(of + "?after=" +
+		position('g', 2, 0, uint64(slices.Index(statuses, DeliveryStatusDelivered)))).want(200).into(&d)
 	if d.Status != DeliveryStatusDelivered || len(d.Attempts) != 0 || d.Next != "" {
 		t.Errorf("a page behind the end: %+v", d)
 	}

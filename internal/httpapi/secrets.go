@@ -13,7 +13,9 @@ import (
 )
 
 // rotateSecret implements POST /v1/callbacks/{id}/rotate-secret.
-func (a *API) rotateSecret(ctx context.Context, c caller, id Id, _ RotateSecretParams, body RotateSecret) (reply, error) {
+func (a *API) rotateSecret(
+	ctx context.Context, c caller, id Id, _ RotateSecretParams, body RotateSecret,
+) (reply, error) {
 	overlap, err := secretOverlap(body.Overlap)
 	if err != nil {
 		return reply{}, err
@@ -50,7 +52,8 @@ func (a *API) endSecret(ctx context.Context, c caller, id Id, fingerprint string
 		case errors.Is(err, relay.ErrNoSecret):
 			return cb, notFound()
 		case errors.Is(err, relay.ErrPresentSecret):
-			return cb, kindConflict.problem("The present secret cannot be ended. Rotate it, with overlap 0s if it must end now.")
+			return cb, kindConflict.problem("The present secret cannot be ended. Rotate it, with overlap 0s if it " +
+				"must end now.")
 		}
 		return cb, nil
 	})
@@ -63,7 +66,8 @@ func secretOverlap(text string) (time.Duration, error) {
 	if text == "" {
 		return relay.DefaultSecretOverlap, nil
 	}
-	unit := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour}[text[len(text)-1]]
+	unit := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour,
+		'd': 24 * time.Hour}[text[len(text)-1]]
 	n, err := strconv.Atoi(text[:len(text)-1])
 	if err != nil || unit == 0 || n < 0 || time.Duration(n) > relay.MaxSecretOverlap/unit {
 		return 0, invalid(at("/overlap", "must be at most 30d"))

@@ -64,7 +64,8 @@ func TestSecretsOfSeveralRotationsSign(t *testing.T) {
 	a.post("/v1/callbacks/ended/rotate-secret", map[string]any{"overlap": "7d"}).want(200)
 	a.post("/v1/callbacks/ended/rotate-secret", map[string]any{"overlap": "0s"}).want(200).into(&ended)
 	if len(ended.Secrets) != 2 || !ended.PreviousExpiresAt.IsZero() {
-		t.Errorf("the secret before ended at once, and is said to sign until %s beside %d secrets", ended.PreviousExpiresAt, len(ended.Secrets))
+		t.Errorf("the secret before ended at once, and is said to sign until %s beside %d secrets",
+			ended.PreviousExpiresAt, len(ended.Secrets))
 	}
 
 	// They are listed, without their text.
@@ -79,7 +80,8 @@ func TestSecretsOfSeveralRotationsSign(t *testing.T) {
 	rotate(nil)
 	last := rotate(nil)
 	a.post("/v1/callbacks/cb/rotate-secret", nil).want(409).problem("limit-reached")
-	a.put("/v1/callbacks/cb", map[string]any{"url": "https://bms.example/", "secret": secretText}).want(409).problem("limit-reached")
+	a.put("/v1/callbacks/cb",
+		map[string]any{"url": "https://bms.example/", "secret": secretText}).want(409).problem("limit-reached")
 	if got := f.signingOf("cb", now); len(got) != relay.MaxSigningSecrets || got[0] != last.Secret {
 		t.Errorf("%d secrets sign", len(got))
 	}
@@ -108,9 +110,11 @@ func TestSecretsOfSeveralRotationsSign(t *testing.T) {
 		t.Errorf("rotated to itself: %d secrets sign", len(again.Secrets))
 	}
 	for _, overlap := range []string{"31d", "721h", "999999999d"} {
-		a.post("/v1/callbacks/cb/rotate-secret", map[string]any{"overlap": overlap}).want(422).problem("invalid-body", "/overlap")
+		a.post("/v1/callbacks/cb/rotate-secret",
+			map[string]any{"overlap": overlap}).want(422).problem("invalid-body", "/overlap")
 	}
 	for _, overlap := range []string{"", "1", "-1h", "1.5h", "1h30m"} {
-		a.post("/v1/callbacks/cb/rotate-secret", map[string]any{"overlap": overlap}).want(422).problem("invalid-body", "/overlap")
+		a.post("/v1/callbacks/cb/rotate-secret",
+			map[string]any{"overlap": overlap}).want(422).problem("invalid-body", "/overlap")
 	}
 }

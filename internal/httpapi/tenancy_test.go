@@ -29,24 +29,27 @@ const (
 
 var expectations = map[string]expectation{
 	"livez": public, "readyz": public, "openapi": public, "openapiJson": public,
-	"asyncapi": public, "start": public, "docs": public, "docsEvent": public, "docsStyle": public, "schema": public, "problemPage": public,
-	"getEncryptionKeys": adminOnly, "examine": adminOnly, "listConnections": adminOnly, "getConnection": adminOnly, "putConnection": adminOnly,
-	"patchConnection": adminOnly, "deleteConnection": adminOnly,
+	"asyncapi": public, "start": public, "docs": public, "docsEvent": public, "docsStyle": public, "schema": public,
+	"problemPage": public, "getEncryptionKeys": adminOnly, "examine": adminOnly, "listConnections": adminOnly,
+	"getConnection": adminOnly, "putConnection": adminOnly, "patchConnection": adminOnly, "deleteConnection": adminOnly,
 	"pollConnection": adminOnly, "reconcileConnection": adminOnly, "listClients": adminOnly, "getClient": adminOnly,
 	"putClient": adminOnly, "deleteClient": adminOnly, "listKeys": ownManage,
-	"createKey": ownManage, "deleteKey": ownManage, "listAudit": ownManage, "getMe": ownList, "listUnresolved": adminOnly, "getUnresolved": adminOnly,
+	"createKey": ownManage, "deleteKey": ownManage, "listAudit": ownManage, "getMe": ownList,
+	"listUnresolved": adminOnly, "getUnresolved": adminOnly,
 	"deleteUnresolved": adminOnly,
 	"retryUnresolved":  adminOnly, "retryManyUnresolved": adminOnly, "listConsentLinks": adminOnly,
 	"createConsentLink": adminOnly, "deleteConsentLink": adminOnly,
 	"listAllConsentLinks": adminOnly, "createConsentLinks": adminOnly,
 	"listCallbacks": ownList, "listEvents": ownList, "listOrders": ownList,
-	"getCallback": ownRead, "listDeliveries": ownRead, "getDelivery": ownRead, "listReplays": ownRead, "getReplay": ownRead, "getEvent": ownRead, "getOrder": ownRead,
-	"listOrderEvents": ownRead, "listAllDeliveries": ownList, "getStats": ownRead, "listEventDeliveries": ownRead,
+	"getCallback": ownRead, "listDeliveries": ownRead, "getDelivery": ownRead, "listReplays": ownRead,
+	"getReplay": ownRead, "getEvent": ownRead, "getOrder": ownRead, "listOrderEvents": ownRead,
+	"listAllDeliveries": ownList, "getStats": ownRead, "listEventDeliveries": ownRead,
 	"getTimeline":    ownRead,
 	"findAssessment": ownRead,
 	"createCallback": makesOwn, "putCallback": makesAtID,
-	"patchCallback": ownChange, "deleteCallback": ownChange, "rotateSecret": ownChange, "endSecret": ownChange, "testCallback": ownChange,
-	"resumeCallback": ownChange, "retryDelivery": ownChange, "skipDelivery": ownChange, "createReplay": ownChange,
+	"patchCallback": ownChange, "deleteCallback": ownChange, "rotateSecret": ownChange, "endSecret": ownChange,
+	"testCallback": ownChange, "resumeCallback": ownChange, "retryDelivery": ownChange, "skipDelivery": ownChange,
+	"createReplay": ownChange,
 	"deleteReplay": ownChange,
 }
 
@@ -79,7 +82,8 @@ func TestTenancy(t *testing.T) {
 				url := strings.NewReplacer("{eventId}", ev.ID, "{orderId}", orderA, "{keyId}", keyID, "{linkId}",
 					strings.Repeat("0", 32), "{unresolvedId}", "con-a-1-0", "{name}", "event-v1.json", "{fingerprint}",
 					(relay.SigningSecret{Secret: secretText}).Fingerprint(),
-					"{replayId}", replayID, "{type}", "not-found", "{eventType}", relay.TypeOrderUpdated, "{originator}", "o", "{number}", "n", "{id}", id).Replace(path)
+					"{replayId}", replayID, "{type}", "not-found", "{eventType}", relay.TypeOrderUpdated,
+					"{originator}", "o", "{number}", "n", "{id}", id).Replace(path)
 				if op.OperationID == "findAssessment" {
 					url += "?connection=con-a"
 				}
@@ -88,7 +92,8 @@ func TestTenancy(t *testing.T) {
 			// Fresh for each operation: some remove it.
 			fresh := func() {
 				t.Helper()
-				if got := a.put("/v1/callbacks/cb-a", map[string]any{"url": receiver, "startFrom": "earliest"}); got.status >= 300 {
+				if got := a.put("/v1/callbacks/cb-a",
+					map[string]any{"url": receiver, "startFrom": "earliest"}); got.status >= 300 {
 					t.Fatalf("%s", got.body)
 				}
 				if expect == ownManage {
@@ -111,7 +116,8 @@ func TestTenancy(t *testing.T) {
 				call(f.as(""), id).want(200)
 				continue
 			}
-			for _, nobody := range []session{f.as(""), f.as("wrong"), f.as("ark_none_" + strings.Repeat("0", 43)), expired,
+			for _, nobody := range []session{f.as(""), f.as("wrong"), f.as("ark_none_" + strings.Repeat("0", 43)),
+				expired,
 				f.as(b.token + "0"), f.as(adminToken + "x")} {
 				call(nobody, id).problem("unauthorized")
 			}
@@ -121,7 +127,8 @@ func TestTenancy(t *testing.T) {
 				}
 				got := call(bManage, id)
 				if missing := call(bManage, "nothing-here"); mask(missing.body) != mask(got.body) {
-					t.Errorf("%s answers differently for another client and for none: %s, %s", op.OperationID, got.body, missing.body)
+					t.Errorf("%s answers differently for another client and for none: %s, %s",
+						op.OperationID, got.body, missing.body)
 				}
 				if strings.Contains(path, "{id}") {
 					got.want(404).problem("not-found")
@@ -155,9 +162,10 @@ func TestTenancy(t *testing.T) {
 				}
 			}
 			if (expect == ownRead || expect == ownChange) && strings.Contains(path, "{id}") {
-				if missing := call(b, "nothing-here"); missing.status != got.status || mask(missing.body) != mask(got.body) {
-					t.Errorf("%s answers differently for what another client has and for what is not there: %s, %s", op.OperationID,
-						got.body, missing.body)
+				if missing := call(b, "nothing-here"); missing.status != got.status ||
+					mask(missing.body) != mask(got.body) {
+					t.Errorf("%s answers differently for what another client has and for what is not there: %s, %s",
+						op.OperationID, got.body, missing.body)
 				}
 			}
 			switch got := call(aRead, id); expect {
@@ -230,7 +238,8 @@ func (f *fixture) replay(callback string, state relay.ReplayState) {
 	if err != nil {
 		return
 	}
-	doc := relay.Replay{ID: replayID, Callback: cb.ID, CallbackGeneration: cb.Generation, Client: cb.Client, From: 1, Through: 1, State: state}
+	doc := relay.Replay{ID: replayID, Callback: cb.ID, CallbackGeneration: cb.Generation, Client: cb.Client,
+		From: 1, Through: 1, State: state}
 	if err := f.store.Replays.Set(f.t.Context(), store.ReplayKey(cb.ID, doc.ID), doc); err != nil {
 		f.t.Fatal(err)
 	}

@@ -16,7 +16,9 @@ import (
 const maxTimeline = 20
 
 // listEventDeliveries implements GET /v1/events/{eventId}/deliveries.
-func (a *API) listEventDeliveries(ctx context.Context, c caller, eventID EventId, params ListEventDeliveriesParams) (reply, error) {
+func (a *API) listEventDeliveries(
+	ctx context.Context, c caller, eventID EventId, params ListEventDeliveriesParams,
+) (reply, error) {
 	if err := await(ctx, a.callbacks.Ready()); err != nil {
 		return reply{}, err
 	}
@@ -55,7 +57,8 @@ func (a *API) getTimeline(ctx context.Context, c caller, orderID OrderPath, para
 	if err != nil {
 		return reply{}, err
 	}
-	from, attempts := at[0], trailPosition{at[1], at[2]} // of events and, if the page before did not come to an end, of attempts
+	// of events and, if the page before did not come to an end, of attempts
+	from, attempts := at[0], trailPosition{at[1], at[2]}
 	events, more, err := a.c.Store.Events.Scan(ctx, from, []string{topology.OrderFilter(o.Site, o.ID)}, maxTimeline)
 	if err != nil {
 		return reply{}, err
@@ -99,7 +102,8 @@ func timelineItem(ev store.Stored, deliveries []CallbackDelivery) TimelineItem {
 		if n.ID != nil {
 			item.Notification.Id = *n.ID
 		}
-		item.Notification.Topic, item.Notification.CreatedAt, item.Notification.ReceivedAt = n.Topic, n.CreatedAt, n.ReceivedAt.UTC()
+		item.Notification.Topic, item.Notification.CreatedAt, item.Notification.ReceivedAt = n.Topic,
+			n.CreatedAt, n.ReceivedAt.UTC()
 	}
 	return item
 }

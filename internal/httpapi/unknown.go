@@ -27,8 +27,9 @@ func (a *API) logUnknown(r *http.Request, x *exchange) {
 	if !f.Log {
 		return
 	}
-	a.c.Log.LogAttrs(r.Context(), slog.LevelInfo, "a path was asked for that does not exist", slog.String("method", r.Method),
-		slog.String("path", a.shownPath(r)), slog.String("remote", x.remoteName()), slog.Int("more_since_last_line", f.More),
+	a.c.Log.LogAttrs(r.Context(), slog.LevelInfo, "a path was asked for that does not exist",
+		slog.String("method", r.Method), slog.String("path", a.shownPath(r)), slog.String("remote", x.remoteName()),
+		slog.Int("more_since_last_line", f.More),
 		slog.Int("more_of_others", f.Others), slog.String("request_id", x.id))
 }
 
@@ -40,7 +41,8 @@ func (a *API) shownPath(r *http.Request) string {
 			segments = append(segments[:i:i], "…")
 			break
 		}
-		if _, admin := a.c.Admins.Lookup(s); admin || access.Resembles(s) || len(s) > shownSegment || !harmless.MatchString(s) {
+		if _, admin := a.c.Admins.Lookup(s); admin || access.Resembles(s) ||
+			len(s) > shownSegment || !harmless.MatchString(s) {
 			segments[i] = "…"
 		}
 	}

@@ -23,7 +23,8 @@ func TestWaitingRequestsLeaveRoomForOthers(t *testing.T) {
 		done, err := w.take(c, peer)
 		if err != nil {
 			var p *problem
-			if !errors.As(err, &p) || p.kind.status != http.StatusTooManyRequests || p.retryAfter == 0 || p.detail == "" {
+			if !errors.As(err, &p) || p.kind.status != http.StatusTooManyRequests ||
+				p.retryAfter == 0 || p.detail == "" {
 				t.Fatalf("refused with %v", err)
 			}
 			return false

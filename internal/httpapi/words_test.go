@@ -17,7 +17,8 @@ func TestPatternsAreToldInWords(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	a := f.client("client-a", relay.RoleWrite, "alpha")
-	const name = "must be lower-case letters, digits and hyphens, starting with a letter or digit, at most 63 characters"
+	const name = "must be lower-case letters, digits and hyphens, starting with a letter or digit, at most 63 " +
+		"characters"
 	const uuid = "must be a UUID, 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12 with hyphens between"
 	for _, c := range []struct {
 		got  answer
@@ -31,17 +32,20 @@ func TestPatternsAreToldInWords(t *testing.T) {
 		{a.get("/v1/orders/17"), uuid},
 		{a.get("/v1/orders?sites=A"), name},
 		{a.get("/v1/events?orders=x"), uuid},
-		{a.get("/v1/events/X"), "must be lower-case letters, digits, hyphens and underscores, not starting with a hyphen, at most 300 characters"},
+		{a.get("/v1/events/X"), "must be lower-case letters, digits, hyphens and underscores, not starting with a " +
+			"hyphen, at most 300 characters"},
 		{a.get("/v1/callbacks?client=%20"), name},
 		{f.admin().put("/v1/connections/con", `{"level":"site","site":"A"}`), name},
 		{f.admin().put("/v1/connections/con", `{"level":"site","sites":{"1":"A"}}`), name},
 		{f.admin().put("/v1/clients/c", `{"sites":["-"]}`), name},
 		{f.admin().delete("/v1/clients/c/keys/-"), "must be letters and digits, at most 32 characters"},
 		{f.admin().get("/v1/unresolved/X"),
-			"must be lower-case letters, digits, hyphens and dots, starting with a letter or digit, at most 128 characters"},
+			"must be lower-case letters, digits, hyphens and dots, starting with a letter or digit, at most 128 " +
+				"characters"},
 	} {
 		var p Problem
-		if c.got.into(&p); c.got.status < 400 || c.got.status >= 500 || len(p.Errors) != 1 || p.Errors[0].Detail != c.want {
+		if c.got.into(&p); c.got.status < 400 || c.got.status >= 500 || len(p.Errors) != 1 ||
+			p.Errors[0].Detail != c.want {
 			t.Errorf("%s: %d %s", c.got.what, c.got.status, c.got.body)
 		}
 	}
@@ -96,7 +100,8 @@ func TestTypesThatMatchNothingAreRefusedWithTheNearestName(t *testing.T) {
 			a.put("/v1/callbacks/cb", settings).want(422).problem("invalid-body", "/types/1"),
 			a.put("/v1/callbacks/new", settings).want(422).problem("invalid-body", "/types/1"),
 			a.post("/v1/callbacks", settings).want(422).problem("invalid-body", "/types/1"),
-			a.patch("/v1/callbacks/cb", map[string]any{"types": []string{"audatex.*", typ}}).want(422).problem("invalid-body",
+			a.patch("/v1/callbacks/cb",
+				map[string]any{"types": []string{"audatex.*", typ}}).want(422).problem("invalid-body",
 				"/types/1"),
 			a.get("/v1/events?types=audatex.*,"+url.QueryEscape(typ)).want(400).problem("invalid-parameter", "types"),
 		} {
@@ -148,7 +153,8 @@ func TestMediaTypes(t *testing.T) {
 		}
 	}
 	p := a.patch("/v1/callbacks/cb", "{}", "Content-Type", "text/json").want(415).problem("unsupported-media-type")
-	if want := `Content-Type is "text/json"; application/json or application/merge-patch+json is wanted.`; p.Detail != want {
+	if want := `Content-Type is "text/json"; application/json or application/merge-patch+json is wanted.`; p.Detail !=
+		want {
 		t.Errorf("%s", p.Detail)
 	}
 	p = a.put("/v1/callbacks/cb", body, "Content-Encoding", "gzip").want(415).problem("unsupported-media-type")

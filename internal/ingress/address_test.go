@@ -42,7 +42,8 @@ func TestTheRightmostUntrustedAddressCounts(t *testing.T) {
 		{"10.0.0.1:5", []string{"198.51.100.300"}, "10.0.0.1"},
 		{"10.0.0.1:5", []string{"_hidden, for=198.51.100.7"}, "10.0.0.1"},
 		{"10.0.0.1:5", []string{"198.51.100.7\x00"}, "10.0.0.1"},
-		{"10.0.0.1:5", []string{"198.51.100.7, " + strings.Repeat("10.0.0.2,", 5000) + "10.0.0.2"}, "10.0.0.2"}, // bounded
+		// bounded
+		{"10.0.0.1:5", []string{"198.51.100.7, " + strings.Repeat("10.0.0.2,", 5000) + "10.0.0.2"}, "10.0.0.2"},
 		{"@", []string{"198.51.100.7"}, "invalid IP"},
 	} {
 		r := &http.Request{RemoteAddr: c.peer, Header: http.Header{"X-Forwarded-For": c.xff}}

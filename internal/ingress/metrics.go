@@ -51,7 +51,8 @@ func (m *Metrics) listener(name string, bound int, open func() int) *counts {
 		Name: "audatex_relay_listener_connections", Help: "Open connections.", ConstLabels: labels,
 	}, func() float64 { return float64(open()) })
 	f.NewGauge(prometheus.GaugeOpts{
-		Name: "audatex_relay_listener_connections_limit", Help: "How many connections may be open.", ConstLabels: labels,
+		Name: "audatex_relay_listener_connections_limit", Help: "How many connections may be open.",
+		ConstLabels: labels,
 	}).Set(float64(bound))
 	return &counts{
 		refused: map[string]prometheus.Counter{
