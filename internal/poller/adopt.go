@@ -90,12 +90,15 @@ func (r *runner) takeOver(ctx context.Context) error {
 			return err
 		}
 		r.doc.PolledAt = page.ReceivedAt
-		r.doc.Outcome = &relay.PollOutcome{PollID: intent.PollID, At: page.ReceivedAt, Result: "done", InboxSeq: page.Seq, CorrelationID: page.CorrelationID}
+		r.doc.Outcome = &relay.PollOutcome{PollID: intent.PollID, At: page.ReceivedAt, Result: "done",
+			InboxSeq: page.Seq, CorrelationID: page.CorrelationID}
 	case errors.Is(err, store.ErrNotFound):
-		r.log.Warn("a poll was under way when its owner ended, and what it brought is not in the inbox", "poll_id", intent.PollID, "at", intent.At)
+		r.log.Warn("a poll was under way when its owner ended, and what it brought is not in the inbox", "poll_id",
+			intent.PollID, "at", intent.At)
 		why := "The relay ended between a poll of the vendor and storing its answer."
 		if page.Seq > 0 {
-			why = "The relay ended while it stored an answer of the vendor's queue that was too large for one message; a part of it was stored."
+			why = "The relay ended while it stored an answer of the vendor's queue that was too large for one " +
+				"message; a part of it was stored."
 		}
 		if err := r.suspect(ctx, intent.At, why); err != nil {
 			return err

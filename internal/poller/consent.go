@@ -32,11 +32,13 @@ func (r *runner) needsConsent(ctx context.Context, consent *audatex.ConsentRequi
 	if !r.lease.Valid() {
 		return storeLeast
 	}
-	r.log.Error("the vendor refused the refresh token: nothing is polled until a user consents again", "since", consent.Since, "reason", consent.Reason)
+	r.log.Error("the vendor refused the refresh token: nothing is polled until a user consents again", "since",
+		consent.Since, "reason", consent.Reason)
 	err := r.p.Operations.Once(ctx, c.EventSite(), relay.KindConsentRequired, c.ID,
 		"The vendor refused the connection's refresh token. A user of the site must consent again: "+
 			"by a consent link, or put a new refresh token on the connection.",
-		map[string]any{"connection": c.ID, "since": relay.FormatTime(consent.Since), "reason": consent.Reason}, consent.Since.Add(-clocksDiffer), "since")
+		map[string]any{"connection": c.ID, "since": relay.FormatTime(consent.Since), "reason": consent.Reason},
+		consent.Since.Add(-clocksDiffer), "since")
 	if err == nil {
 		r.doc.ConsentPublishedFor = &consent.Since
 		r.write(ctx)
@@ -51,7 +53,8 @@ const clocksDiffer = time.Minute
 // tokens that the vendor gave since then.
 func (r *runner) consentRestored(ctx context.Context, token relay.TokenRecord) {
 	since := r.doc.ConsentPublishedFor
-	if since == nil || token.ConsentRequiredSince != nil || token.AccessToken.Empty() || token.Generation != r.generation || !r.lease.Valid() {
+	if since == nil || token.ConsentRequiredSince != nil || token.AccessToken.Empty() ||
+		token.Generation != r.generation || !r.lease.Valid() {
 		return
 	}
 	c := r.config()

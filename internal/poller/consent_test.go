@@ -96,7 +96,8 @@ func TestTokensOfPausedConnectionsAreRefreshed(t *testing.T) {
 	})
 	counters := r.sandbox.Counters()
 	if counters.Requests[sandbox.OpPoll] != 0 || counters.SpentRefreshTokens != 0 {
-		t.Errorf("%d polls of paused connections, %d spent tokens", counters.Requests[sandbox.OpPoll], counters.SpentRefreshTokens)
+		t.Errorf("%d polls of paused connections, %d spent tokens",
+			counters.Requests[sandbox.OpPoll], counters.SpentRefreshTokens)
 	}
 	// A consent that ends meanwhile is reported, and that it is over; nothing is polled for that.
 	r.revoke()
@@ -108,7 +109,8 @@ func TestTokensOfPausedConnectionsAreRefreshed(t *testing.T) {
 	}
 }
 
-// What kept the last poll of a connection from being made is no error any more once there is a consent again, also while it is paused.
+// What kept the last poll of a connection from being made is no error any more once there is a consent again, also
+// while it is paused.
 func TestTheErrorOfAPausedConnectionGoesWithItsCause(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})

@@ -40,7 +40,9 @@ func TestAPollUnderWayDoesNotBringADeletedConnectionBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(goOn)
-	eventually(t, "nobody polls it", func() bool { return errors.Is(r.poller.PollNow(t.Context(), "a"), poller.ErrNotOwned) })
+	eventually(t, "nobody polls it", func() bool {
+		return errors.Is(r.poller.PollNow(t.Context(), "a"), poller.ErrNotOwned)
+	})
 	r.halt()
 	if doc, _, err := r.store.Polls.Get(t.Context(), "a"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("its document is there again: %+v, %v", doc, err)

@@ -84,7 +84,8 @@ func (r *runner) superseded(epoch uint64) bool {
 		return false
 	}
 	if !r.lost {
-		r.log.Info("another replica has taken the connection over; stepping back", "epoch", r.lease.Epoch(), "found", epoch)
+		r.log.Info("another replica has taken the connection over; stepping back", "epoch",
+			r.lease.Epoch(), "found", epoch)
 	}
 	r.lost = true
 	r.lease.Superseded(epoch)

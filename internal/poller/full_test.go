@@ -45,7 +45,8 @@ func TestNothingIsTakenWhileALogIsFull(t *testing.T) {
 		}
 	}
 	limit(1)
-	if results := r.store.Attempts.AppendAll(t.Context(), []relay.AttemptBatch{{Callback: "receiver"}}); results[0].Err == nil {
+	if results := r.store.Attempts.AppendAll(t.Context(),
+		[]relay.AttemptBatch{{Callback: "receiver"}}); results[0].Err == nil {
 		t.Fatal("a full log has taken something")
 	}
 	if err := r.poller.PollNow(t.Context(), "a"); !errors.Is(err, store.ErrUnavailable) {

@@ -29,8 +29,9 @@ func (r *runner) suspectPart(ctx context.Context, intent relay.PollIntent, page 
 // Why a gap is suspected, in words that begin its event.
 const (
 	whyLost    = "An answer of the vendor's queue was lost on the way."
-	whyForeign = "Something else was sent in the place of the vendor's queue; it is kept among the unresolved notifications."
-	whyTooBig  = "An answer of the vendor's queue could not be stored, as NATS takes no message that large."
+	whyForeign = "Something else was sent in the place of the vendor's queue; it is kept among the unresolved " +
+		"notifications."
+	whyTooBig = "An answer of the vendor's queue could not be stored, as NATS takes no message that large."
 )
 
 // suspect records a suspected gap since at, and publishes it. The caller saves the document.
@@ -48,7 +49,8 @@ func (r *runner) suspectAnyway(ctx context.Context, since time.Time, why string)
 	if err == nil {
 		return
 	}
-	r.log.Log(ctx, store.Level(err, slog.LevelError), "the operational event of a suspected gap could not be stored yet", "error", err)
+	r.log.Log(ctx, store.Level(err, slog.LevelError),
+		"the operational event of a suspected gap could not be stored yet", "error", err)
 	if len(r.doc.UnpublishedGaps) < maxUnpublishedGaps {
 		r.doc.UnpublishedGaps = append(slices.Clip(r.doc.UnpublishedGaps), relay.UnpublishedGap{Since: since, Why: why})
 	}
@@ -57,12 +59,14 @@ func (r *runner) suspectAnyway(ctx context.Context, since time.Time, why string)
 func (r *runner) publishGap(ctx context.Context, gap relay.UnpublishedGap) error {
 	c := r.config()
 	since := relay.FormatTime(gap.Since)
-	message := gap.Why + " Notifications may have been lost at " + since + "; the orders of this connection that are known to be open are read again."
+	message := gap.Why + " Notifications may have been lost at " + since +
+		"; the orders of this connection that are known to be open are read again."
 	details := map[string]any{"connection": c.ID, "since": since, "why": gap.Why}
 	if r.doc.SubscriptionLost { // one that is lost with every poll is not published with every poll
 		return r.p.Operations.Operational(ctx, c.EventSite(), relay.KindGapSuspected, c.ID, message, details)
 	}
-	return r.p.Operations.Once(ctx, c.EventSite(), relay.KindGapSuspected, c.ID, message, details, gap.Since, "since", "why")
+	return r.p.Operations.Once(ctx, c.EventSite(), relay.KindGapSuspected, c.ID, message,
+		details, gap.Since, "since", "why")
 }
 
 // maxUnpublishedGaps is how many unpublished gaps are kept. Polling stops while the store takes no
@@ -77,7 +81,8 @@ func (r *runner) publishUnpublishedGaps(ctx context.Context) {
 	}
 	for len(r.doc.UnpublishedGaps) > 0 {
 		if err := r.publishGap(ctx, r.doc.UnpublishedGaps[0]); err != nil {
-			r.log.Log(ctx, store.Level(err, slog.LevelError), "the operational event of a suspected gap could not be stored yet", "error", err)
+			r.log.Log(ctx, store.Level(err, slog.LevelError),
+				"the operational event of a suspected gap could not be stored yet", "error", err)
 			return
 		}
 		r.doc.UnpublishedGaps = r.doc.UnpublishedGaps[1:]
@@ -89,7 +94,8 @@ func (r *runner) publishUnpublishedGaps(ctx context.Context) {
 // readAgain has the connection's open orders read again, once the document is saved: changes may have been
 // missed since a time.
 func (r *runner) readAgain(cause relay.ReconcileCause, since time.Time) {
-	if cause == relay.CauseGap && r.doc.SubscriptionLost { // before there is a new one, what was read could be missed again
+	// before there is a new one, what was read could be missed again
+	if cause == relay.CauseGap && r.doc.SubscriptionLost {
 		return
 	}
 	r.doc.Gaps++

@@ -11,7 +11,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// TestALostSubscriptionIsReadAgainAfterTheNextOne: orders that are read before there is a new subscription could change unseen after it.
+// TestALostSubscriptionIsReadAgainAfterTheNextOne: orders that are read before there is a new subscription could change
+// unseen after it.
 func TestALostSubscriptionIsReadAgainAfterTheNextOne(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
@@ -25,11 +26,13 @@ func TestALostSubscriptionIsReadAgainAfterTheNextOne(t *testing.T) {
 	}
 	eventually(t, "the next one's", func() bool { return len(r.wanted()) == 2 })
 	r.halt()
-	if want := []relay.ReconcileCause{relay.CauseSubscription, relay.CauseSubscription}; !slices.Equal(r.wanted(), want) {
+	if want := []relay.ReconcileCause{relay.CauseSubscription,
+		relay.CauseSubscription}; !slices.Equal(r.wanted(), want) {
 		t.Errorf("wanted for %v", r.wanted())
 	}
 	doc := r.gaps[1]
-	if doc.SubscriptionID == "" || doc.SubscriptionID == first || doc.SubscriptionLost || doc.Gaps != 2 || doc.GapSuspectedAt == nil || !doc.GapSince.Equal(*doc.GapSuspectedAt) {
+	if doc.SubscriptionID == "" || doc.SubscriptionID == first || doc.SubscriptionLost || doc.Gaps != 2 ||
+		doc.GapSuspectedAt == nil || !doc.GapSince.Equal(*doc.GapSuspectedAt) {
 		t.Errorf("document: %+v", doc)
 	}
 	if n := r.told(relay.KindGapSuspected); n != 1 {
@@ -37,7 +40,8 @@ func TestALostSubscriptionIsReadAgainAfterTheNextOne(t *testing.T) {
 	}
 }
 
-// TestWhoTakesOverTellsOfEarlierGaps: the reconciler of the next owner hears of every gap that is stored, whoever suspected it.
+// TestWhoTakesOverTellsOfEarlierGaps: the reconciler of the next owner hears of every gap that is stored, whoever
+// suspected it.
 func TestWhoTakesOverTellsOfEarlierGaps(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
@@ -57,7 +61,8 @@ func TestWhoTakesOverTellsOfEarlierGaps(t *testing.T) {
 	}
 }
 
-// TestAPageThatWasCutIsAGapAlsoAfterACrash: its owner stored what it carried, and died before it could report that this was not all.
+// TestAPageThatWasCutIsAGapAlsoAfterACrash: its owner stored what it carried, and died before it could report that this
+// was not all.
 func TestAPageThatWasCutIsAGapAlsoAfterACrash(t *testing.T) {
 	t.Parallel()
 	const whole = `[{"NotificationId":"5f0c0000-0000-4000-8000-000000000001","Topic":"PARTS.ORDER.UPDATED"}]`
@@ -74,9 +79,11 @@ func TestAPageThatWasCutIsAGapAlsoAfterACrash(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, sandbox.Config{})
 			now := time.Now()
-			in := relay.PollIntent{PollID: relay.NewID(), Owner: "another", At: now.Add(-time.Hour), Deadline: now.Add(-time.Hour)}
+			in := relay.PollIntent{PollID: relay.NewID(), Owner: "another", At: now.Add(-time.Hour),
+				Deadline: now.Add(-time.Hour)}
 			c := r.announced("a", in)
-			page.PollID, page.Connection, page.Generation, page.ReceivedAt, page.Site = in.PollID, "a", c.Generation, now, "leeds"
+			page.PollID, page.Connection, page.Generation, page.ReceivedAt, page.Site = in.PollID,
+				"a", c.Generation, now, "leeds"
 			if _, err := r.store.Inbox.Append(t.Context(), page.Page); err != nil {
 				t.Fatal(err)
 			}
@@ -96,13 +103,16 @@ func TestATokenEndpointThatFailsAfterA401IsNoGap(t *testing.T) {
 	r.connect("a")
 	r.start()
 	eventually(t, "the first polls", func() bool { return r.polls() > 2 })
-	if err := r.sandbox.SetFaults(sandbox.Faults{Share503: 1, Operations: []sandbox.Operation{sandbox.OpToken}}); err != nil {
+	if err := r.sandbox.SetFaults(
+		sandbox.Faults{Share503: 1, Operations: []sandbox.Operation{sandbox.OpToken}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.sandbox.ExpireAccessTokens(r.grants[0]); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the refresh has failed", func() bool { return strings.Contains(r.lastError("a"), "audatex token: unavailable (status 503)") })
+	eventually(t, "the refresh has failed", func() bool {
+		return strings.Contains(r.lastError("a"), "audatex token: unavailable (status 503)")
+	})
 	if err := r.sandbox.SetFaults(sandbox.Faults{}); err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +126,8 @@ func TestATokenEndpointThatFailsAfterA401IsNoGap(t *testing.T) {
 	}
 }
 
-// TestAGapIsToldOnceTheLogTakesEvents: the events' part of the store may be away while the part that polls write to is not.
+// TestAGapIsToldOnceTheLogTakesEvents: the events' part of the store may be away while the part that polls write to is
+// not.
 func TestAGapIsToldOnceTheLogTakesEvents(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
@@ -124,7 +135,8 @@ func TestAGapIsToldOnceTheLogTakesEvents(t *testing.T) {
 	r.start()
 	eventually(t, "the subscription", r.subscribed)
 	r.refuseEvents(true)
-	if err := r.sandbox.SetFaults(sandbox.Faults{ShareCutAfterRead: 1, Operations: []sandbox.Operation{sandbox.OpPoll}}); err != nil {
+	if err := r.sandbox.SetFaults(
+		sandbox.Faults{ShareCutAfterRead: 1, Operations: []sandbox.Operation{sandbox.OpPoll}}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "a gap that is not told", func() bool {
@@ -137,7 +149,9 @@ func TestAGapIsToldOnceTheLogTakesEvents(t *testing.T) {
 	}
 	eventually(t, "that every gap is told", func() bool {
 		doc, _, err := r.store.Polls.Get(t.Context(), "a")
-		return err == nil && len(doc.UnpublishedGaps) == 0 && doc.Gaps > 1 && r.told(relay.KindGapSuspected) == int(doc.Gaps)-1 // one is the subscription's
+		// one is the subscription's
+		return err == nil && len(doc.UnpublishedGaps) == 0 && doc.Gaps > 1 &&
+			r.told(relay.KindGapSuspected) == int(doc.Gaps)-1
 	})
 	r.halt()
 }

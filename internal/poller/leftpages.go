@@ -78,8 +78,8 @@ func (p *Poller) storeLeftPages(ctx context.Context) {
 		p.storeLeft(last)
 	}
 	for _, h := range p.leftPages.list() {
-		p.Log.Error("stopping with a page that could not be stored; its notifications are lost, and a gap is suspected", "connection", h.page.Connection,
-			"poll_id", h.page.PollID, "bytes", len(h.page.Body))
+		p.Log.Error("stopping with a page that could not be stored; its notifications are lost, and a gap is suspected",
+			"connection", h.page.Connection, "poll_id", h.page.PollID, "bytes", len(h.page.Body))
 	}
 }
 
@@ -109,13 +109,15 @@ func (p *Poller) storeLeft(ctx context.Context) bool {
 func (p *Poller) storeOne(ctx context.Context, h *unstoredPage) error {
 	_, err := p.put(ctx, h)
 	switch {
-	case errors.Is(err, errNeverFits): // its poll has no end in the inbox, so whoever takes the connection over suspects a gap
-		p.Log.Error("a page of the vendor's queue that was held in memory is given up, as the store does not take it", "connection", h.page.Connection,
-			"poll_id", h.page.PollID, "bytes", len(h.page.Body), "error", err)
+	// its poll has no end in the inbox, so whoever takes the connection over suspects a gap
+	case errors.Is(err, errNeverFits):
+		p.Log.Error("a page of the vendor's queue that was held in memory is given up, as the store does not take it",
+			"connection", h.page.Connection, "poll_id", h.page.PollID, "bytes", len(h.page.Body), "error", err)
 	case err != nil:
 		return err
 	default:
-		p.Log.Info("the page that was held in memory is stored", "connection", h.page.Connection, "poll_id", h.page.PollID)
+		p.Log.Info("the page that was held in memory is stored", "connection",
+			h.page.Connection, "poll_id", h.page.PollID)
 	}
 	p.leftPages.drop(h)
 	return nil

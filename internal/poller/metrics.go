@@ -44,7 +44,8 @@ type Metrics struct {
 var (
 	connectionsDesc = prometheus.NewDesc("audatex_relay_connections", "Connections by state.", []string{"state"}, nil)
 	polledAgeDesc   = prometheus.NewDesc("audatex_relay_connection_last_poll_age_seconds",
-		"Time since the connection's last successful poll, or since it was made if none has succeeded yet.", []string{"connection"}, nil)
+		"Time since the connection's last successful poll, or since it was made if none has succeeded yet.",
+		[]string{"connection"}, nil)
 	overdueDesc = prometheus.NewDesc("audatex_relay_connection_poll_overdue_seconds",
 		"By how long a poll is late, beyond the connection's interval and a minute; "+
 			"absent while it is not, while the connection is paused, and while it needs a consent.",
@@ -72,7 +73,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "audatex_relay_notifications_received_total", Help: "Notifications stored in the inbox.",
 		}),
 		gaps: f.NewCounter(prometheus.CounterOpts{
-			Name: "audatex_relay_gaps_suspected_total", Help: "Polls whose answer may have carried notifications that were not stored.",
+			Name: "audatex_relay_gaps_suspected_total",
+			Help: "Polls whose answer may have carried notifications that were not stored.",
 		}),
 	}
 	if reg != nil {

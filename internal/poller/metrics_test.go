@@ -11,8 +11,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// What is shown of a connection names which one needs a consent and since when, and whether its polls are late for its own
-// interval. While all is well it is its age alone.
+// What is shown of a connection names which one needs a consent and since when, and whether its polls are late for its
+// own interval. While all is well it is its age alone.
 func TestMetricsOfAConnection(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC)
@@ -30,14 +30,17 @@ func TestMetricsOfAConnection(t *testing.T) {
 			site, seen{known: true, polledAt: ago(10 * time.Minute)},
 			map[*prometheus.Desc]float64{polledAgeDesc: 600, overdueDesc: 240},
 		},
-		"polled once a day": {daily, seen{known: true, polledAt: ago(20 * time.Hour)}, map[*prometheus.Desc]float64{polledAgeDesc: 72_000}},
-		"never polled":      {site, seen{known: true}, map[*prometheus.Desc]float64{polledAgeDesc: 172_800, overdueDesc: 172_800 - 360}},
-		"not read yet":      {site, seen{}, nil},
+		"polled once a day": {daily, seen{known: true, polledAt: ago(20 * time.Hour)},
+			map[*prometheus.Desc]float64{polledAgeDesc: 72_000}},
+		"never polled": {site, seen{known: true},
+			map[*prometheus.Desc]float64{polledAgeDesc: 172_800, overdueDesc: 172_800 - 360}},
+		"not read yet": {site, seen{}, nil},
 		"paused": {
 			paused, seen{known: true, polledAt: ago(time.Hour)},
 			map[*prometheus.Desc]float64{polledAgeDesc: 3600, pausedDesc: 1},
 		},
-		"without a token": {site, seen{known: true, noToken: true}, map[*prometheus.Desc]float64{polledAgeDesc: 172_800, consentDesc: 172_800}},
+		"without a token": {site, seen{known: true, noToken: true},
+			map[*prometheus.Desc]float64{polledAgeDesc: 172_800, consentDesc: 172_800}},
 		"its first token was bad": {
 			site, seen{known: true, consentSince: ago(time.Hour)},
 			map[*prometheus.Desc]float64{polledAgeDesc: 172_800, consentDesc: 3600},
@@ -79,14 +82,16 @@ func TestSeriesOfManyConnections(t *testing.T) {
 		seen seen
 		most int
 	}{
-		"all are well":     {seen{known: true, polledAt: now.Add(-time.Minute)}, many + ofAll},
-		"all are late":     {seen{known: true, polledAt: now.Add(-time.Hour)}, 2*many + ofAll},
-		"none has consent": {seen{known: true, polledAt: now.Add(-time.Hour), consentSince: now.Add(-time.Hour)}, 2*many + ofAll},
+		"all are well": {seen{known: true, polledAt: now.Add(-time.Minute)}, many + ofAll},
+		"all are late": {seen{known: true, polledAt: now.Add(-time.Hour)}, 2*many + ofAll},
+		"none has consent": {seen{known: true, polledAt: now.Add(-time.Hour), consentSince: now.Add(-time.Hour)},
+			2*many + ofAll},
 	} {
 		ch := make(chan prometheus.Metric, 3*many)
 		NewMetrics(nil).collect(ch, now, func(f func(string, *runner)) {
 			for i := range many {
-				f(strconv.Itoa(i), &runner{p: p, seen: c.seen, connection: relay.Connection{CreatedAt: now.Add(-time.Hour)}})
+				f(strconv.Itoa(i),
+					&runner{p: p, seen: c.seen, connection: relay.Connection{CreatedAt: now.Add(-time.Hour)}})
 			}
 		})
 		if n := len(ch); n > c.most {

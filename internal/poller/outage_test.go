@@ -9,8 +9,9 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// TestAHostThatAnswersNobodyIsLeftAlone: while the vendor responds with 500 to every connection, nothing is sent but a probe now and then; each
-// connection reports that it fails, and none is punished for it: when the host responds again, all are polled in their turn.
+// TestAHostThatAnswersNobodyIsLeftAlone: while the vendor responds with 500 to every connection, nothing is sent but a
+// probe now and then; each connection reports that it fails, and none is punished for it: when the host responds again,
+// all are polled in their turn.
 func TestAHostThatAnswersNobodyIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
@@ -45,7 +46,9 @@ func TestAHostThatAnswersNobodyIsLeftAlone(t *testing.T) {
 	if err := r.sandbox.SetFaults(sandbox.Faults{Share500: 1}); err != nil {
 		t.Fatal(err)
 	}
-	all("every connection says that it fails", func(d relay.Poll) bool { return d.FailingSince != nil && d.Outcome.Error != "" })
+	all("every connection says that it fails", func(d relay.Poll) bool {
+		return d.FailingSince != nil && d.Outcome.Error != ""
+	})
 	eventually(t, "nobody is asked any more", func() bool {
 		_, err := r.client.Order(t.Context(), relay.NewSecret("anybody's"), "5f0c2a34-9d1e-4c6b-8a7f-0123456789ab", nil)
 		return audatex.NotAsked(err)
@@ -63,8 +66,9 @@ func TestAHostThatAnswersNobodyIsLeftAlone(t *testing.T) {
 		return n
 	}
 	before, failed := sent(), failures()
-	pause(t, 300*time.Millisecond)                                                            // fifteen intervals
-	if n, more := sent()-before, failures()-failed; n > uint64(len(ids)) || more > len(ids) { // those that were under way
+	pause(t, 300*time.Millisecond) // fifteen intervals
+	// those that were under way
+	if n, more := sent()-before, failures()-failed; n > uint64(len(ids)) || more > len(ids) {
 		t.Errorf("%d requests to a host that answers nobody, %d failures more", n, more)
 	}
 
@@ -91,7 +95,8 @@ func pause(t *testing.T, d time.Duration) {
 	}
 }
 
-// TestAConnectionIsPolledAtOnceAndThenSoonerForAWhile: who connects a site and makes an order does not wait for the interval.
+// TestAConnectionIsPolledAtOnceAndThenSoonerForAWhile: who connects a site and makes an order does not wait for the
+// interval.
 func TestAConnectionIsPolledAtOnceAndThenSoonerForAWhile(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
@@ -100,7 +105,10 @@ func TestAConnectionIsPolledAtOnceAndThenSoonerForAWhile(t *testing.T) {
 	eventually(t, "the subscription", r.subscribed)
 	for n := 1; n <= 3; n++ { // the second and third because something came
 		r.order()
-		eventually(t, "the notification is stored", func() bool { _, stored := r.notifications("a"); return stored == n })
+		eventually(t, "the notification is stored", func() bool {
+			_, stored := r.notifications("a")
+			return stored == n
+		})
 	}
 	doc, _, err := r.store.Polls.Get(t.Context(), "a")
 	if err != nil || doc.SoonerUntil == nil || time.Until(*doc.SoonerUntil) < 50*time.Minute {

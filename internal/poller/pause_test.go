@@ -7,7 +7,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// A connection that fails once is tried again soon, however long its interval, and one that fails for long ever more seldom.
+// A connection that fails once is tried again soon, however long its interval, and one that fails for long ever more
+// seldom.
 func TestPauseAfterFailures(t *testing.T) {
 	t.Parallel()
 	for _, interval := range []time.Duration{100 * time.Millisecond, 5 * time.Minute, 24 * time.Hour} {

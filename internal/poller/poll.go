@@ -25,8 +25,7 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	if r.unstorable() != nil {
 		return r.blocked()
 	}
-	// What the last poll came to stands before the next; this also proves, for no request, that the
-	// store takes writes.
+	// What the last poll came to stands before the next; this also proves, for no request, that the store takes writes.
 	if r.unsaved && r.saveLate(ctx) != nil {
 		return r.blocked()
 	}
@@ -53,12 +52,14 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	if !announced { // nothing was sent: no token, no budget in time, or a store that takes no writes
 		return r.handleUnsent(ctx, err)
 	}
-	outcome := relay.PollOutcome{PollID: page.PollID, At: time.Now(), Result: audatex.OutcomeOf(err).String(), CorrelationID: answer.CorrelationID}
+	outcome := relay.PollOutcome{PollID: page.PollID, At: time.Now(), Result: audatex.OutcomeOf(err).String(),
+		CorrelationID: answer.CorrelationID}
 	if err != nil {
 		outcome.Error, outcome.CorrelationID = err.Error(), audatex.CorrelationIDOf(err)
 	}
 	if answer.Carried() {
-		page.ReceivedAt, page.Truncated, page.CorrelationID, page.Body = answer.ReceivedAt, answer.Truncated, answer.CorrelationID, answer.Body
+		page.ReceivedAt, page.Truncated, page.CorrelationID, page.Body = answer.ReceivedAt, answer.Truncated,
+			answer.CorrelationID, answer.Body
 		page.Encoding = answer.Encoding
 		mapped := r.config() // as it is when the page is stored: the poll may have taken a while
 		page.Site, page.Sites, page.Level = mapped.Site, mapped.Sites, mapped.Level
@@ -85,9 +86,8 @@ func (r *runner) poll(ctx, storing context.Context) time.Duration {
 	return r.conclude(storing, err, outcome, foreign)
 }
 
-// unstorable returns why nothing may be taken out of the vendor's queue, nil if it may: some part
-// of the store takes no writes, and what cannot go its whole way waits better with the vendor than
-// in a log that fills up meanwhile.
+// unstorable returns why nothing may be taken out of the vendor's queue, nil if it may: some part of the store takes no
+// writes, and what cannot go its whole way waits better with the vendor than in a log that fills up meanwhile.
 func (r *runner) unstorable() error {
 	if t := r.p.Store.Health().Trouble(); t.Writes {
 		return fmt.Errorf("%w: %w", store.ErrUnavailable, t.Err)
@@ -95,12 +95,12 @@ func (r *runner) unstorable() error {
 	return nil
 }
 
-// announce stores the intent. It does so under storing: a stop that broke the write off would leave
-// it unclear, and the next owner would suspect a gap where nothing was sent. Once stored, the call
-// runs to its end.
+// announce stores the intent. It does so under storing: a stop that broke the write off would leave it unclear, and the
+// next owner would suspect a gap where nothing was sent. Once stored, the call runs to its end.
 func (r *runner) announce(storing context.Context, pollID string) error {
 	now := time.Now()
-	r.doc.Intent = &relay.PollIntent{PollID: pollID, Owner: r.p.nonce, At: now, Deadline: now.Add(intentSlack + r.p.PollBound)}
+	r.doc.Intent = &relay.PollIntent{PollID: pollID, Owner: r.p.nonce, At: now,
+		Deadline: now.Add(intentSlack + r.p.PollBound)}
 	err := r.save(storing)
 	if err == nil && (!r.lease.Valid() || time.Since(now) > intentSlack || time.Since(now.Round(0)) > intentSlack) {
 		err = errLate
@@ -124,9 +124,8 @@ const (
 	pageGivenUp                 // the store will never take it
 )
 
-// storePage stores a page that was read. Nothing is polled for the connection meanwhile, and its
-// state shows that. It asks for no lease: what the vendor has given away must be kept, whoever owns
-// the connection by now.
+// storePage stores a page that was read. Nothing is polled for the connection meanwhile, and its state shows that. It
+// asks for no lease: what the vendor has given away must be kept, whoever owns the connection by now.
 func (r *runner) storePage(ctx context.Context, page store.Page, contents audatex.Contents) (uint64, pageFate) {
 	h := newUnstoredPage(page, contents, r.doc.InboxSeq)
 	defer r.set(func(s *seen) { s.unstored = "" })
@@ -138,25 +137,35 @@ func (r *runner) storePage(ctx context.Context, page store.Page, contents audate
 				r.log.Info("the page that was held in memory is stored", "poll_id", page.PollID, "tries", failures+1)
 			}
 			if h.parts > 0 {
-				r.log.Warn("an answer of the vendor's queue was too large for one message and is stored in parts; raise max_payload of NATS",
-					"poll_id", page.PollID, "bytes", len(page.Body), "parts", h.parts+1, "max_payload", r.p.Store.MaxMessage())
+				r.log.Warn(
+					"an answer of the vendor's queue was too large for one message and is stored in parts; raise "+
+						"max_payload of NATS",
+					"poll_id", page.PollID, "bytes", len(page.Body), "parts", h.parts+1,
+					"max_payload", r.p.Store.MaxMessage())
 			}
 			r.storeFailures = 0
 			return seq, pageStored
 		case errors.Is(err, errNeverFits):
-			r.log.Error("a page of the vendor's queue is given up, as the store does not take it; its notifications are lost, and a gap is suspected",
+			r.log.Error(
+				"a page of the vendor's queue is given up, as the store does not take it; its notifications are "+
+					"lost, and a gap is suspected",
 				"poll_id", page.PollID, "bytes", len(page.Body), "max_payload", r.p.Store.MaxMessage(), "error", err)
 			return 0, pageGivenUp
 		case failures == 0:
-			r.log.Error("a page of the vendor's queue cannot be stored; it is held in memory and nothing more is polled until it is",
+			r.log.Error(
+				"a page of the vendor's queue cannot be stored; it is held in memory and nothing more is polled "+
+					"until it is",
 				"poll_id", page.PollID, "bytes", len(page.Body), "error", err)
 			r.set(func(s *seen) {
 				s.state = StateFailing
-				s.unstored = fmt.Sprintf("An answer of the vendor's queue of %d bytes cannot be stored and is held in memory: %v", len(page.Body), err)
+				s.unstored = fmt.Sprintf("An answer of the vendor's queue of %d bytes cannot be stored and is held "+
+					"in memory: %v", len(page.Body), err)
 			})
 		}
 		if !backoff.Sleep(ctx, r.storeWait()) {
-			r.log.Warn("the shard was given up with a page that could not be stored; it stays in memory, and the next owner may suspect a gap",
+			r.log.Warn(
+				"the shard was given up with a page that could not be stored; it stays in memory, and the next owner "+
+					"may suspect a gap",
 				"poll_id", page.PollID)
 			r.p.leftPages.add(h)
 			return 0, pageLeft
@@ -172,7 +181,8 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	// send, shows nothing about the queue.
 	var vendor *audatex.Error
 	ofPoll := errors.As(err, &vendor) && vendor.Operation == audatex.OpPoll
-	lost, gone := ofPoll && vendor.AnswerLost || errors.Is(err, errNeverFits), ofPoll && vendor.Outcome == audatex.NotFound
+	lost, gone := ofPoll && vendor.AnswerLost || errors.Is(err, errNeverFits),
+		ofPoll && vendor.Outcome == audatex.NotFound
 	if (lost || gone) && !r.lease.Valid() {
 		// Only the owner publishes a gap, and whether that is still we is not known: the intent
 		// without an outcome shows it.
@@ -210,7 +220,8 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 		why = whyLost
 	}
 	if why != "" {
-		r.log.Warn("a gap is suspected. "+why, "poll_id", intent.PollID, "correlation_id", outcome.CorrelationID, "error", err)
+		r.log.Warn("a gap is suspected. "+why, "poll_id", intent.PollID, "correlation_id",
+			outcome.CorrelationID, "error", err)
 		r.suspectAnyway(ctx, intent.At, why)
 	}
 	if err == nil {
@@ -230,7 +241,8 @@ func (r *runner) conclude(ctx context.Context, err error, outcome relay.PollOutc
 	r.write(ctx)
 	r.seenAfter(ctx, StateActive)
 	if outcome.Notifications > 0 {
-		r.log.Debug("polled", "notifications", outcome.Notifications, "inbox_seq", outcome.InboxSeq, "correlation_id", outcome.CorrelationID)
+		r.log.Debug("polled", "notifications", outcome.Notifications, "inbox_seq", outcome.InboxSeq,
+			"correlation_id", outcome.CorrelationID)
 	}
 	if outcome.Full {
 		return 0
@@ -251,7 +263,8 @@ func (r *runner) handleUnsent(ctx context.Context, err error) time.Duration {
 		return r.notAsked(ctx, err)
 	}
 	r.p.Metrics.poll(audatex.OutcomeOf(err), 0)
-	r.doc.Outcome = &relay.PollOutcome{At: time.Now(), Result: audatex.OutcomeOf(err).String(), Error: err.Error(), CorrelationID: audatex.CorrelationIDOf(err)}
+	r.doc.Outcome = &relay.PollOutcome{At: time.Now(), Result: audatex.OutcomeOf(err).String(), Error: err.Error(),
+		CorrelationID: audatex.CorrelationIDOf(err)}
 	return r.failed(ctx, err)
 }
 
@@ -292,7 +305,8 @@ func (r *runner) failed(ctx context.Context, err error) time.Duration {
 		r.doc.FailingSince = &now
 	}
 	if r.doc.Failures == 1 || r.doc.Failures%10 == 0 {
-		r.log.Warn("polling fails", "error", err, "failures", r.doc.Failures, "correlation_id", audatex.CorrelationIDOf(err))
+		r.log.Warn("polling fails", "error", err, "failures", r.doc.Failures, "correlation_id",
+			audatex.CorrelationIDOf(err))
 	}
 	r.write(ctx)
 	r.seenAfter(ctx, StateFailing)
@@ -302,7 +316,8 @@ func (r *runner) failed(ctx context.Context, err error) time.Duration {
 // write saves the document; what cannot be saved now stands in the next one, as each holds all there is.
 func (r *runner) write(ctx context.Context) {
 	if err := r.saveLate(ctx); err != nil && !r.lost {
-		r.log.Debug("the outcome of a poll could not be stored yet", "error", err) // the store itself is complained of elsewhere
+		// the store itself is complained of elsewhere
+		r.log.Debug("the outcome of a poll could not be stored yet", "error", err)
 	}
 }
 

@@ -31,7 +31,8 @@ type Operations interface {
 	Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error
 	// Once is Operational for what must not be published twice: an event since a time with equal
 	// details under the keys by is the same.
-	Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time, by ...string) error
+	Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any,
+		since time.Time, by ...string) error
 }
 
 // Reconciler reads a connection's open orders again.
@@ -87,11 +88,12 @@ type Config struct {
 //   - A runner has one during its turns only, which roster gives it. A poll is made within a turn.
 type Poller struct {
 	Config
-	nonce       string // of this process, in its intents
-	roster      *roster.Roster[*runner]
-	leftPages   leftPages
-	pace        pace
-	unsentPolls sync.Map // connection to the poll announced last of which nothing was sent; its intent may be stored nevertheless, and late
+	nonce     string // of this process, in its intents
+	roster    *roster.Roster[*runner]
+	leftPages leftPages
+	pace      pace
+	// connection to the poll announced last of which nothing was sent; its intent may be stored nevertheless, and late
+	unsentPolls sync.Map
 }
 
 // ErrNotOwned means that no connection of this id is polled here.

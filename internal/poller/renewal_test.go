@@ -8,7 +8,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Connections that were paused, and whose tokens were refreshed, at the same moment are due spread over half a day, each about a day later.
+// Connections that were paused, and whose tokens were refreshed, at the same moment are due spread over half a day,
+// each about a day later.
 func TestTokensOfPausedConnectionsAreDueSpreadOverTheDay(t *testing.T) {
 	t.Parallel()
 	p := &Poller{Config: Config{Renewal: DefaultRenewal}}
@@ -17,7 +18,8 @@ func TestTokensOfPausedConnectionsAreDueSpreadOverTheDay(t *testing.T) {
 	const many = 12_000
 	for i := range many {
 		r := &runner{p: p}
-		due := r.renewalOf(relay.Connection{ID: fmt.Sprintf("site-%d", i)}, relay.TokenRecord{RefreshedAt: last}).Sub(last)
+		due := r.renewalOf(relay.Connection{ID: fmt.Sprintf("site-%d", i)},
+			relay.TokenRecord{RefreshedAt: last}).Sub(last)
 		if due < 18*time.Hour || due >= 30*time.Hour {
 			t.Fatalf("due after %s", due)
 		}

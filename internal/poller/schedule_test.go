@@ -10,8 +10,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// fleet is ten thousand connections in a time of their own: it makes what runner.Run and runner.poll make of schedules and
-// paces, without a store and a vendor.
+// fleet is ten thousand connections in a time of their own: it makes what runner.Run and runner.poll make of schedules
+// and paces, without a store and a vendor.
 type fleet struct {
 	now      time.Time
 	replicas []*pace
@@ -41,12 +41,14 @@ const (
 )
 
 func newFleet(replicas int) *fleet {
-	f := &fleet{now: time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC), vendor: true, store: true, random: rand.New(rand.NewPCG(1, 2))}
+	f := &fleet{now: time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC), vendor: true, store: true,
+		random: rand.New(rand.NewPCG(1, 2))}
 	for range replicas {
 		f.replicas = append(f.replicas, &pace{})
 	}
 	for i := range fleetSize {
-		c := &simulated{schedule: schedule{phase: phaseOf(fmt.Sprint("site-", i)), interval: fleetInterval, sooner: time.Minute}, index: i}
+		c := &simulated{schedule: schedule{phase: phaseOf(fmt.Sprint("site-", i)), interval: fleetInterval,
+			sooner: time.Minute}, index: i}
 		f.each = append(f.each, c)
 		f.queue = append(f.queue, c)
 		f.owned(c, i%replicas, 0)
@@ -124,7 +126,8 @@ func (f *fleet) poll(c *simulated) {
 	c.tried(f.now, c.ordinary(f.now).Sub(f.now), became)
 }
 
-// spread fails if any second since a time has more than twice the mean of polls, or a connection has not been polled since.
+// spread fails if any second since a time has more than twice the mean of polls, or a connection has not been polled
+// since.
 func (f *fleet) spread(t *testing.T, since time.Time) {
 	t.Helper()
 	perSecond := map[int64]int{}
@@ -153,8 +156,8 @@ func (f *fleet) spread(t *testing.T, since time.Time) {
 	}
 }
 
-// TestPollsOfTenThousandConnectionsAreSpread: no second has more than twice the mean, whatever has just happened, and whoever missed a poll
-// is polled within an interval and a quarter.
+// TestPollsOfTenThousandConnectionsAreSpread: no second has more than twice the mean, whatever has just happened, and
+// whoever missed a poll is polled within an interval and a quarter.
 func TestPollsOfTenThousandConnectionsAreSpread(t *testing.T) {
 	t.Parallel()
 	const soon = fleetInterval * 5 / 4
@@ -260,13 +263,14 @@ func TestPollsOfTenThousandConnectionsAreSpread(t *testing.T) {
 	}
 }
 
-// TestPollsComeSoonerForAWhile: once a minute from the first on, wherever in the minute that was; no more often, not at all under a short
-// budget, and never sooner than a shorter interval allows.
+// TestPollsComeSoonerForAWhile: once a minute from the first on, wherever in the minute that was; no more often, not at
+// all under a short budget, and never sooner than a shorter interval allows.
 func TestPollsComeSoonerForAWhile(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		interval := time.Duration(rapid.Int64Range(int64(100*time.Millisecond), int64(time.Hour)).Draw(t, "interval"))
-		sooner := min(interval, time.Duration(rapid.Int64Range(int64(100*time.Millisecond), int64(10*time.Minute)).Draw(t, "sooner")))
+		sooner := min(interval,
+			time.Duration(rapid.Int64Range(int64(100*time.Millisecond), int64(10*time.Minute)).Draw(t, "sooner")))
 		short := rapid.Bool().Draw(t, "short")
 		start := time.Unix(rapid.Int64Range(1_700_000_000, 1_800_000_000).Draw(t, "start"), 0)
 		s := schedule{phase: phaseOf(rapid.String().Draw(t, "connection")), interval: interval, sooner: sooner}

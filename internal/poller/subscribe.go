@@ -39,10 +39,12 @@ func (r *runner) subscribe(ctx context.Context, c relay.Connection) (time.Durati
 		return r.handleUnsent(ctx, err), false
 	}
 	adopted := existed
-	if at, ok := audatex.ParseTime(sub.CreatedAt, nil); existed && unclear != nil && ok && at.After(unclear.Add(-subscribedSlack)) {
+	if at, ok := audatex.ParseTime(sub.CreatedAt, nil); existed && unclear != nil && ok &&
+		at.After(unclear.Add(-subscribedSlack)) {
 		adopted = false
 	}
-	r.doc.SubscriptionID, r.doc.SubscriptionAdopted, r.doc.AdoptionPublished, r.doc.SubscribingSince = sub.SubscriptionID, adopted, false, nil
+	r.doc.SubscriptionID, r.doc.SubscriptionAdopted, r.doc.AdoptionPublished, r.doc.SubscribingSince =
+		sub.SubscriptionID, adopted, false, nil
 	r.doc.Topic = r.p.Topic
 	if r.doc.SubscriptionLost || !existed { // what happened before was queued for nobody
 		r.readAgain(relay.CauseSubscription, r.unsubscribedSince())
@@ -82,9 +84,11 @@ func (r *runner) publishAdopted(ctx context.Context) {
 		"if another program reads it, each takes what the other never sees",
 		"subscription", r.doc.SubscriptionID, "topic", r.p.Topic)
 	err := r.p.Operations.Once(ctx, c.EventSite(), relay.KindSubscriptionAdopted, c.ID,
-		"The vendor already had a subscription of this connection that the relay has no record of making. If another program reads the same queue, each takes "+
+		"The vendor already had a subscription of this connection that the relay has no record of making. If another "+
+			"program reads the same queue, each takes "+
 			"notifications that the other never sees: stop the other one.",
-		map[string]any{"connection": c.ID, "subscription": r.doc.SubscriptionID, "topic": r.p.Topic}, time.Time{}, "subscription")
+		map[string]any{"connection": c.ID, "subscription": r.doc.SubscriptionID, "topic": r.p.Topic},
+		time.Time{}, "subscription")
 	if err != nil {
 		r.log.Error("the operational event of an adopted subscription could not be stored yet", "error", err)
 		return
@@ -102,6 +106,7 @@ func (r *runner) logOtherTopic() {
 	}
 	r.topicLogged = true
 	r.log.Warn("the connection keeps its subscription, which is to another topic than RELAY_AUDATEX_TOPIC; "+
-		"to change it, remove the connection with ?unsubscribe=true, which loses what waits at the vendor, and create it again",
+		"to change it, remove the connection with ?unsubscribe=true, which loses what waits at the vendor, and "+
+		"create it again",
 		"subscribed_to", r.doc.Topic, "setting", r.p.Topic)
 }

@@ -25,7 +25,9 @@ func TestATopicThatIsNotEnabledIsNamedWithThoseThereAreAndAskedForAgain(t *testi
 	}
 	r.connect("a")
 	r.start()
-	eventually(t, "the error is told", func() bool { return strings.Contains(r.lastError("a"), "has no topic PARTS.ORDER") })
+	eventually(t, "the error is told", func() bool {
+		return strings.Contains(r.lastError("a"), "has no topic PARTS.ORDER")
+	})
 	said := r.lastError("a")
 	for _, part := range []string{"ASSESSMENT.MAIL", "servicedesk@audatex.co.uk", "Correlation-Id "} {
 		if !strings.Contains(said, part) {
@@ -47,7 +49,8 @@ func TestATopicThatIsNotEnabledIsNamedWithThoseThereAreAndAskedForAgain(t *testi
 func TestASubscriptionWhoseAnswerWasLostIsOurs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
-	if err := r.sandbox.SetFaults(sandbox.Faults{ShareCutAfterRead: 1, Operations: []sandbox.Operation{sandbox.OpSubscribe}}); err != nil {
+	if err := r.sandbox.SetFaults(
+		sandbox.Faults{ShareCutAfterRead: 1, Operations: []sandbox.Operation{sandbox.OpSubscribe}}); err != nil {
 		t.Fatal(err)
 	}
 	r.connect("a")
@@ -62,7 +65,8 @@ func TestASubscriptionWhoseAnswerWasLostIsOurs(t *testing.T) {
 	r.order()
 	eventually(t, "what came is stored", func() bool { _, n := r.notifications("a"); return n == 1 })
 	r.halt()
-	if doc, _, err := r.store.Polls.Get(t.Context(), "a"); err != nil || doc.SubscriptionAdopted || doc.SubscribingSince != nil {
+	if doc, _, err := r.store.Polls.Get(t.Context(), "a"); err != nil || doc.SubscriptionAdopted ||
+		doc.SubscribingSince != nil {
 		t.Errorf("poll document %+v, %v", doc, err)
 	}
 	if r.told(relay.KindSubscriptionAdopted) != 0 {
@@ -70,7 +74,8 @@ func TestASubscriptionWhoseAnswerWasLostIsOurs(t *testing.T) {
 	}
 }
 
-// A connection that has a subscription keeps it when the setting names another topic: nothing that waits is lost by a slip. The log has a line about it.
+// A connection that has a subscription keeps it when the setting names another topic: nothing that waits is lost by a
+// slip. The log has a line about it.
 func TestAnotherTopicIsToldAndLeavesSubscriptionsAlone(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})

@@ -29,7 +29,8 @@ func (r *rig) replica(g store.Gate, change func(*poller.Config)) *replica {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	c := poller.Config{
-		Store: r.open(g), Operations: r, Reconciler: r, Interval: 20 * time.Millisecond, PollBound: r.client.PollBound(), Grace: 5 * time.Second,
+		Store: r.open(g), Operations: r, Reconciler: r, Interval: 20 * time.Millisecond,
+		PollBound: r.client.PollBound(), Grace: 5 * time.Second,
 		Log: slog.New(slog.NewTextHandler(r, nil)),
 		Session: func(c relay.Connection) *audatex.Session {
 			return audatex.NewSession(r.client, r.tokens, c.ID, c.Level)
@@ -114,7 +115,8 @@ func TestTheIntentOfAnotherProcessIsWaitedFor(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, sandbox.Config{})
 			now := time.Now()
-			in := relay.PollIntent{PollID: relay.NewID(), Owner: "another", At: now.Add(c.at), Deadline: now.Add(c.at + c.stated)}
+			in := relay.PollIntent{PollID: relay.NewID(), Owner: "another", At: now.Add(c.at),
+				Deadline: now.Add(c.at + c.stated)}
 			r.announced("a", in)
 			p := r.replica(store.Gate{}, func(conf *poller.Config) { conf.Exclusive = c.exclusive })
 			p.own("a", 7)
@@ -148,7 +150,9 @@ func TestTheEndOfAnotherProcessesPollIsFound(t *testing.T) {
 			in := relay.PollIntent{PollID: relay.NewID(), Owner: "another", At: now, Deadline: now.Add(stated)}
 			c := r.announced("a", in)
 			page := func(poll string) uint64 {
-				seq, err := r.store.Inbox.Append(t.Context(), store.Page{PollID: poll, Connection: "a", Generation: c.Generation, ReceivedAt: now, Site: "leeds", Body: []byte(`[{"NotificationId":"5f0c0000-0000-4000-8000-000000000001"}]`)})
+				seq, err := r.store.Inbox.Append(t.Context(), store.Page{PollID: poll, Connection: "a",
+					Generation: c.Generation, ReceivedAt: now, Site: "leeds",
+					Body: []byte(`[{"NotificationId":"5f0c0000-0000-4000-8000-000000000001"}]`)})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -183,8 +187,8 @@ func TestTheEndOfAnotherProcessesPollIsFound(t *testing.T) {
 	}
 }
 
-// An owner is suspended with a page in its hands. Its successor waits, suspects a gap and polls on. When the first one wakes, what it holds
-// reaches the inbox, and nothing else: not its outcome, not another poll.
+// An owner is suspended with a page in its hands. Its successor waits, suspects a gap and polls on. When the first one
+// wakes, what it holds reaches the inbox, and nothing else: not its outcome, not another poll.
 func TestAnOwnerThatWakesUpWithAPage(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
@@ -236,7 +240,8 @@ func TestAnOwnerThatWakesUpWithAPage(t *testing.T) {
 	}
 }
 
-// An owner is suspended between its intent and its call. When it wakes its lease has run out: it sends nothing, and steps back when it looks.
+// An owner is suspended between its intent and its call. When it wakes its lease has run out: it sends nothing, and
+// steps back when it looks.
 func TestAnOwnerThatWakesUpBeforeItsCall(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
@@ -245,7 +250,8 @@ func TestAnOwnerThatWakesUpBeforeItsCall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.store.Polls.Create(t.Context(), "a", relay.Poll{Epoch: 2, Generation: c.Generation, SubscriptionID: subscription}); err != nil {
+	if _, err := r.store.Polls.Create(t.Context(), "a",
+		relay.Poll{Epoch: 2, Generation: c.Generation, SubscriptionID: subscription}); err != nil {
 		t.Fatal(err)
 	}
 	r.order()
@@ -309,10 +315,12 @@ func TestALeaseThatIsNotValidStopsPolling(t *testing.T) {
 	}
 }
 
-// A shard that changes hands is no reason to poll: the connection's turn comes when it would have come, unless somebody asks.
+// A shard that changes hands is no reason to poll: the connection's turn comes when it would have come, unless somebody
+// asks.
 func TestAConnectionThatIsTakenOverIsPolledInItsTurn(t *testing.T) {
 	t.Parallel()
-	const short, long = 3 * time.Second, 75 * time.Second // the second is longer than anything is waited for; a first poll comes within a tenth of it
+	// the second is longer than anything is waited for; a first poll comes within a tenth of it
+	const short, long = 3 * time.Second, 75 * time.Second
 	for name, c := range map[string]struct {
 		interval, ago time.Duration
 		early         bool
@@ -327,7 +335,8 @@ func TestAConnectionThatIsTakenOverIsPolledInItsTurn(t *testing.T) {
 			interval, ago, early := c.interval, c.ago, c.early
 			r := newRig(t, sandbox.Config{})
 			c := r.connect("a")
-			subscription, err := audatex.NewSession(r.client, r.tokens, c.ID, c.Level).Subscribe(t.Context(), poller.Topic)
+			subscription, err := audatex.NewSession(r.client, r.tokens, c.ID,
+				c.Level).Subscribe(t.Context(), poller.Topic)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -397,7 +406,8 @@ func TestTakingOverIsCutOffAtEveryWrite(t *testing.T) {
 				t.Parallel()
 				r := newRig(t, sandbox.Config{})
 				now := time.Now()
-				r.announced("a", relay.PollIntent{PollID: relay.NewID(), Owner: "another", At: now.Add(-time.Hour), Deadline: now.Add(-59 * time.Minute)})
+				r.announced("a", relay.PollIntent{PollID: relay.NewID(), Owner: "another", At: now.Add(-time.Hour),
+					Deadline: now.Add(-59 * time.Minute)})
 				r.order()
 				dead := make(chan struct{})
 				var mu sync.Mutex
@@ -419,7 +429,9 @@ func TestTakingOverIsCutOffAtEveryWrite(t *testing.T) {
 						return fmt.Errorf("%w: cut off", store.ErrUnavailable)
 					}
 				}
-				a := r.replica(store.Gate{Before: cut(true), After: cut(false)}, func(c *poller.Config) { c.PollBound, c.Grace = 0, 0 })
+				a := r.replica(store.Gate{Before: cut(true), After: cut(false)}, func(c *poller.Config) {
+					c.PollBound, c.Grace = 0, 0
+				})
 				_, giveUp := a.own("a", 5)
 				<-dead
 				giveUp()

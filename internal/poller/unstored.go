@@ -154,7 +154,8 @@ func (h *unstoredPage) cut(room int) {
 		body = append(body, end...)
 	}
 	if h.next.Body = body; h.to == h.from {
-		h.next.Body, h.next.Size, h.next.Foreign = standIn(list[h.from], room), len(list[h.from].Raw), h.contents.Foreign || h.contents.ForeignAt(h.from)
+		h.next.Body, h.next.Size, h.next.Foreign = standIn(list[h.from], room), len(list[h.from].Raw),
+			h.contents.Foreign || h.contents.ForeignAt(h.from)
 		h.to++
 	}
 	h.next.Entries, h.next.More = h.to-h.from, h.to < len(list)

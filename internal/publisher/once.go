@@ -65,8 +65,8 @@ func (p *Publisher) publishedSince(
 	want := fields(details, by)
 	for from, more := uint64(0), true; more; {
 		var events []store.Stored
-		events, more, err = p.c.Store.Events.Scan(ctx, from, []string{topology.OperationalSubject(site, string(kind), id)},
-			scanSize)
+		events, more, err = p.c.Store.Events.Scan(ctx, from,
+			[]string{topology.OperationalSubject(site, string(kind), id)}, scanSize)
 		if err != nil {
 			return 0, false, fmt.Errorf("look for operational events %s of %s: %w", kind, id, err)
 		}

@@ -112,7 +112,8 @@ func (p *Publisher) catchUp(ctx context.Context, st *relay.OrderPosition) error 
 	if err != nil {
 		return err
 	}
-	p.c.Log.InfoContext(ctx, "order's document brought up to the log", "site", st.State.Site, "order", st.State.ID, "events",
+	p.c.Log.InfoContext(ctx, "order's document brought up to the log", "site", st.State.Site, "order", st.State.ID,
+		"events",
 		applied,
 		"position", st.Position)
 	return nil

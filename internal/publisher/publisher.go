@@ -275,5 +275,6 @@ func (p *Publisher) index(ctx context.Context, s relay.OrderState, reference str
 	if reference == "" || reference == s.Reference {
 		return nil
 	}
-	return p.c.Store.References.Set(ctx, relay.ReferenceKey(reference, s.Site, s.ID), relay.Referenced{ListedAt: p.c.Now().UTC()})
+	return p.c.Store.References.Set(ctx, relay.ReferenceKey(reference, s.Site, s.ID),
+		relay.Referenced{ListedAt: p.c.Now().UTC()})
 }

@@ -28,7 +28,8 @@ func TestOperationalEventsOfOneThingRiseInTheLog(t *testing.T) {
 				at := []string{site, relay.NoSite}[n%2] // a receiver compares what has the same subject
 				var err error
 				if n%5 == 0 {
-					err = p.Once(t.Context(), at, kind, "c", text, map[string]any{"n": n}, time.Now().Add(-time.Hour), "n")
+					err = p.Once(t.Context(), at, kind, "c", text, map[string]any{"n": n},
+						time.Now().Add(-time.Hour), "n")
 				} else {
 					err = p.Operational(t.Context(), at, kind, "c", text, nil)
 				}

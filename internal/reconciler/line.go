@@ -46,7 +46,8 @@ func (l *line) want(
 			*d, begun = relay.Reconciliation{Generation: generation}, ""
 		}
 		switch {
-		case gaps > 0 && gaps <= d.Gaps, d.Run != nil && slices.Equal(w.Causes, []relay.ReconcileCause{relay.CauseNightly}):
+		case gaps > 0 && gaps <= d.Gaps,
+			d.Run != nil && slices.Equal(w.Causes, []relay.ReconcileCause{relay.CauseNightly}):
 			return false
 		case gaps > 0:
 			d.Gaps = gaps
@@ -138,7 +139,8 @@ func (l *line) stored(doc relay.Reconciliation, revision uint64) {
 	l.revision = revision
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if doc.Run == nil || l.doc.Run == nil || !doc.Run.StartedAt.Equal(l.doc.Run.StartedAt) || doc.Run.Position == l.begun {
+	if doc.Run == nil || l.doc.Run == nil || !doc.Run.StartedAt.Equal(l.doc.Run.StartedAt) ||
+		doc.Run.Position == l.begun {
 		l.begun = ""
 	}
 	l.doc = doc

@@ -24,7 +24,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		runs: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "audatex_relay_reconciliations_total",
-			Help: "Times that a connection's open orders were all read again, by cause (gap, subscription, asked, nightly).",
+			Help: "Times that a connection's open orders were all read again, by cause (gap, subscription, asked, " +
+				"nightly).",
 		}, []string{"cause"}),
 		read: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "audatex_relay_reconciled_orders_total",
@@ -32,7 +33,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"result"}),
 	}
 	gauge := func(name, help string, value func(running, left int) int) {
-		f.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value(m.underWay())) })
+		f.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			return float64(value(m.underWay()))
+		})
 	}
 	gauge("audatex_relay_connections_reconciling", "Connections whose open orders are being read again.",
 		func(running, _ int) int { return running })

@@ -29,7 +29,8 @@ func TestEveryChangeIsPublishedOnce(t *testing.T) {
 		s.begin()
 		for range rapid.IntRange(3, 25).Draw(rt, "actions") {
 			s.act(rapid.SampledFrom([]string{
-				"change", "change", "change", "notify", "notify", "gap", "ask", "fail", "heal", "kill", "stop", "succeed", "wait",
+				"change", "change", "change", "notify", "notify", "gap", "ask", "fail", "heal", "kill", "stop",
+				"succeed", "wait",
 			}).Draw(rt, "action"))
 		}
 		s.end()
@@ -97,7 +98,8 @@ func (s *story) act(action string) {
 		}
 	case "gap":
 		now := time.Now().UTC()
-		s.gap = relay.Poll{Generation: s.conn.Generation, Gaps: s.gap.Gaps + 1, GapCause: relay.CauseGap, GapSince: &now}
+		s.gap = relay.Poll{Generation: s.conn.Generation, Gaps: s.gap.Gaps + 1,
+			GapCause: relay.CauseGap, GapSince: &now}
 		s.owner.Suspected(s.id, s.gap)
 	case "ask":
 		if _, err := s.owner.Reconcile(s.t.Context(), s.id, rapid.Bool().Draw(s.rt, "delivered")); err != nil &&

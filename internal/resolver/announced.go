@@ -33,7 +33,9 @@ type announcedPages []announcedPage
 
 // through returns how many of the pages are at or below a sequence.
 func (p announcedPages) through(seq uint64) int {
-	n, found := slices.BinarySearchFunc(p, seq, func(p announcedPage, seq uint64) int { return cmp.Compare(p.seq, seq) })
+	n, found := slices.BinarySearchFunc(p, seq, func(p announcedPage, seq uint64) int {
+		return cmp.Compare(p.seq, seq)
+	})
 	if found {
 		n++
 	}

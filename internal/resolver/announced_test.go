@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestAnnouncedPagesAreAllThereAre: whatever was announced and forgotten, a list that is reported as complete holds every page above the one
-// read.
+// TestAnnouncedPagesAreAllThereAre: whatever was announced and forgotten, a list that is reported as complete holds
+// every page above the one read.
 func TestAnnouncedPagesAreAllThereAre(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -25,7 +25,8 @@ const (
 	reasonHeldTooLong reason = "held-too-long" // the vendor could not be asked for ten days
 	reasonUnfit       reason = "unfit"         // the order does not make an event
 	reasonForbidden   reason = "forbidden"     // the vendor does not let this connection's user read the order
-	reasonTooLarge    reason = "too-large"     // the order's event, or the notification itself, is too large for the store
+	// the order's event, or the notification itself, is too large for the store
+	reasonTooLarge reason = "too-large"
 )
 
 // setAside moves a notification to relay_unresolved and publishes that. It is called before the
@@ -44,10 +45,12 @@ func (r *runner) setAside(ctx context.Context, it *item, why reason, detail stri
 	if why == reasonSiteUnknown {
 		err = r.publishUnknownSite(ctx, doc, revision)
 	} else {
-		message := fmt.Sprintf("Notification %s could not be resolved (%s); it is kept among the unresolved notifications and can be retried.",
+		message := fmt.Sprintf("Notification %s could not be resolved (%s); it is kept among the unresolved "+
+			"notifications and can be retried.",
 			doc.ID, why)
-		err = r.cfg.Publisher.Operational(ctx, cmp.Or(it.site, relay.NoSite), relay.KindOrderUnresolved, cmp.Or(it.order, it.connection), message,
-			map[string]any{"unresolved": doc.ID, "connection": it.connection, "reason": doc.Reason, "detail": doc.Detail})
+		err = r.cfg.Publisher.Operational(ctx, cmp.Or(it.site, relay.NoSite), relay.KindOrderUnresolved,
+			cmp.Or(it.order, it.connection), message, map[string]any{"unresolved": doc.ID, "connection": it.connection,
+				"reason": doc.Reason, "detail": doc.Detail})
 	}
 	if err != nil {
 		return fmt.Errorf("publish an event about notification %s: %w", n, err)
@@ -75,22 +78,29 @@ func (r *runner) publishUnknownSite(ctx context.Context, doc relay.Unresolved, r
 		return nil
 	}
 	vendorSite := doc.VendorSite
-	message := fmt.Sprintf("Notifications of connection %s came for the vendor's site %q, which is mapped to no site. Add it to the connection's `sites`: "+
-		"what came until then is kept among the unresolved notifications and is retried by itself then.", doc.Connection, vendorSite)
+	message := fmt.Sprintf("Notifications of connection %s came for the vendor's site %q, which is mapped to no "+
+		"site. Add it to the connection's `sites`: "+
+		"what came until then is kept among the unresolved notifications and is retried by itself then.",
+		doc.Connection, vendorSite)
 	if vendorSite == "" {
-		message = fmt.Sprintf("Notifications of connection %s came that name none of the vendor's sites, and it is not clear which is meant. "+
-			"Set the connection's `site`: what came until then is kept among the unresolved notifications and is retried by itself then.", doc.Connection)
+		message = fmt.Sprintf("Notifications of connection %s came that name none of the vendor's sites, and it is "+
+			"not clear which is meant. "+
+			"Set the connection's `site`: what came until then is kept among the unresolved notifications and is "+
+			"retried by itself then.", doc.Connection)
 	}
 	if many >= unknownSitesMost {
 		vendorSite = "others"
-		message = fmt.Sprintf("Notifications of connection %s came for more than %d different sites of the vendor that are mapped to no site; "+
-			"further ones get no event each. They are among the unresolved notifications.", doc.Connection, unknownSitesMost)
+		message = fmt.Sprintf("Notifications of connection %s came for more than %d different sites of the vendor "+
+			"that are mapped to no site; "+
+			"further ones get no event each. They are among the unresolved notifications.",
+			doc.Connection, unknownSitesMost)
 	}
 	if since.IsZero() || doc.UnresolvedAt.Before(since) {
 		since = doc.UnresolvedAt
 	}
 	if err := r.cfg.Publisher.Once(ctx, relay.NoSite, relay.KindSiteUnknown, doc.Connection, message,
-		map[string]any{"connection": doc.Connection, "vendorSite": vendorSite}, since.Add(-clocksDiffer), "vendorSite"); err != nil {
+		map[string]any{"connection": doc.Connection, "vendorSite": vendorSite}, since.Add(-clocksDiffer),
+		"vendorSite"); err != nil {
 		return err
 	}
 	r.asides.markPublished(doc.VendorSite)
@@ -107,7 +117,8 @@ func (r *Resolver) unresolved(it *item, id string, why reason, detail string) re
 	doc := relay.Unresolved{
 		ID: id, Connection: it.connection, Site: it.site, VendorSite: bounded(it.info.SiteID), Order: it.order,
 		Reason: string(why), Detail: bounded(detail), Raw: it.raw, Size: max(it.size, len(it.raw)),
-		InboxEntry: it.entry(), ReceivedAt: it.info.ReceivedAt.UTC(), UnresolvedAt: r.cfg.Now().UTC(), Count: 1, LastEntry: it.entry(),
+		InboxEntry: it.entry(), ReceivedAt: it.info.ReceivedAt.UTC(), UnresolvedAt: r.cfg.Now().UTC(), Count: 1,
+		LastEntry: it.entry(),
 	}
 	doc.LastReceivedAt = doc.ReceivedAt
 	return doc
@@ -117,8 +128,8 @@ func (r *Resolver) unresolved(it *item, id string, why reason, detail string) re
 func (r *Resolver) noteAside(ctx context.Context, it *item, doc relay.Unresolved) {
 	r.cfg.Metrics.unresolved.WithLabelValues(doc.Reason).Inc()
 	r.cfg.Metrics.settled(it, "unresolved")
-	r.log.WarnContext(ctx, "notification set aside", "connection", it.connection, "site", it.site, "order", it.order, "unresolved", doc.ID,
-		"reason", doc.Reason, "detail", doc.Detail, "count", doc.Count)
+	r.log.WarnContext(ctx, "notification set aside", "connection", it.connection, "site", it.site, "order", it.order,
+		"unresolved", doc.ID, "reason", doc.Reason, "detail", doc.Detail, "count", doc.Count)
 }
 
 // put stores a document over a revision; 0: there must be none yet. If not all bytes fit in it, the first

@@ -50,8 +50,8 @@ type unknownSite struct {
 
 func asideOf(doc relay.Unresolved) *aside {
 	a := &aside{
-		id: doc.ID, entry: doc.InboxEntry, site: doc.Site, vendorSite: doc.VendorSite, order: doc.Order, reason: reason(doc.Reason),
-		judged: doc.UnresolvedAt, published: doc.Published,
+		id: doc.ID, entry: doc.InboxEntry, site: doc.Site, vendorSite: doc.VendorSite, order: doc.Order,
+		reason: reason(doc.Reason), judged: doc.UnresolvedAt, published: doc.Published,
 	}
 	if doc.RetriedAt != nil {
 		a.judged = *doc.RetriedAt
@@ -62,7 +62,8 @@ func asideOf(doc relay.Unresolved) *aside {
 // unreadAside returns the aside of a notification that was read and will be set aside.
 func unreadAside(it *item) *aside {
 	return &aside{
-		id: it.received().UnresolvedID(), entry: it.entry(), vendorSite: bounded(it.info.SiteID), order: it.order, reason: it.reason, unread: it,
+		id: it.received().UnresolvedID(), entry: it.entry(), vendorSite: bounded(it.info.SiteID), order: it.order,
+		reason: it.reason, unread: it,
 	}
 }
 
@@ -159,7 +160,9 @@ func inOrder(of map[string]*aside) []aside {
 	for _, a := range of {
 		sorted = append(sorted, *a)
 	}
-	slices.SortFunc(sorted, func(a, b aside) int { return cmp.Or(cmp.Compare(a.entry, b.entry), cmp.Compare(a.id, b.id)) })
+	slices.SortFunc(sorted, func(a, b aside) int {
+		return cmp.Or(cmp.Compare(a.entry, b.entry), cmp.Compare(a.id, b.id))
+	})
 	return sorted
 }
 

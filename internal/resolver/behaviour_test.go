@@ -66,8 +66,8 @@ func TestSharedReading(t *testing.T) {
 	}
 }
 
-// An order that is larger than the store takes is set aside at once, whether that shows when it is read or when its event is published:
-// trying again would read the same.
+// An order that is larger than the store takes is set aside at once, whether that shows when it is read or when its
+// event is published: trying again would read the same.
 func TestAnOrderThatIsTooLargeIsSetAsideAtOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -89,7 +89,8 @@ func TestAnOrderThatIsTooLargeIsSetAsideAtOnce(t *testing.T) {
 		t.Fatalf("%d readings, unresolved: %+v", r.vendor.count(), u)
 	}
 	for _, doc := range u {
-		if doc.Reason != "too-large" || !strings.Contains(doc.Detail, fmt.Sprintf("NATS takes %d bytes", r.store.MaxMessage())) {
+		if doc.Reason != "too-large" ||
+			!strings.Contains(doc.Detail, fmt.Sprintf("NATS takes %d bytes", r.store.MaxMessage())) {
 			t.Errorf("%s: %s", doc.Reason, doc.Detail)
 		}
 	}
@@ -171,7 +172,8 @@ func TestTwoConnectionsOfOneSite(t *testing.T) {
 			if i > 0 {
 				was, now := relay.StatusOf(events[i-1].data.Order), relay.StatusOf(e.data.Order)
 				if *e.data.PreviousStatus != was || (was != now) != (len(e.data.Changes) > 0) {
-					t.Errorf("order %d: event %d from %s to %s: %d changes, previousStatus %s", o, i, was, now, len(e.data.Changes), *e.data.PreviousStatus)
+					t.Errorf("order %d: event %d from %s to %s: %d changes, previousStatus %s",
+						o, i, was, now, len(e.data.Changes), *e.data.PreviousStatus)
 				}
 			}
 		}
@@ -195,15 +197,16 @@ func TestWhatCannotBeResolved(t *testing.T) {
 		`7`,
 	}, ",") + `,{"Topic":"PARTS.ORDER.UPD`
 	seq, err := r.store.Inbox.Append(t.Context(), store.Page{
-		PollID: relay.NewID(), Connection: "group", Generation: "g-group", ReceivedAt: time.Now(), Sites: map[string]string{"4711": "leeds"},
-		Truncated: true, Body: []byte(body),
+		PollID: relay.NewID(), Connection: "group", Generation: "g-group", ReceivedAt: time.Now(),
+		Sites: map[string]string{"4711": "leeds"}, Truncated: true, Body: []byte(body),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	const encoded = "[\x00,\x8b,\xff]"
 	last, err := r.store.Inbox.Append(t.Context(), store.Page{
-		PollID: relay.NewID(), Connection: "group", Generation: "g-group", ReceivedAt: time.Now(), Encoding: "exi", Body: []byte(encoded),
+		PollID: relay.NewID(), Connection: "group", Generation: "g-group", ReceivedAt: time.Now(), Encoding: "exi",
+		Body: []byte(encoded),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -228,14 +231,17 @@ func TestWhatCannotBeResolved(t *testing.T) {
 		}
 	}
 	at := func(i int) string { return fmt.Sprintf("group.%d-%d", seq, i) }
-	want := map[string]string{at(1): "site-unknown", at(2): "topic", "group.foreign." + foreignHash("7"): "malformed", at(5): "malformed"}
+	want := map[string]string{at(1): "site-unknown", at(2): "topic",
+		"group.foreign." + foreignHash("7"): "malformed", at(5): "malformed"}
 	for id, reason := range want {
 		if reasons[id] != reason {
 			t.Errorf("%s: reason %q, want %q", id, reasons[id], reason)
 		}
 	}
-	if len(reasons) != len(want) || r.operational(relay.KindSiteUnknown) != 1 || r.operational(relay.KindOrderUnresolved) != 4 {
-		t.Errorf("%d unresolved, %d and %d operational events", len(reasons), r.operational(relay.KindSiteUnknown), r.operational(relay.KindOrderUnresolved))
+	if len(reasons) != len(want) || r.operational(relay.KindSiteUnknown) != 1 ||
+		r.operational(relay.KindOrderUnresolved) != 4 {
+		t.Errorf("%d unresolved, %d and %d operational events",
+			len(reasons), r.operational(relay.KindSiteUnknown), r.operational(relay.KindOrderUnresolved))
 	}
 
 	// The site is mapped; the notification can be retried.
@@ -247,7 +253,8 @@ func TestWhatCannotBeResolved(t *testing.T) {
 	if _, err := r.store.Connections.Update(t.Context(), "group", c, rev); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := resolver.New(r.config(r.store)).Retry(t.Context(), fmt.Sprintf("group.%d-1", seq)); got != relay.RetryResolved {
+	if got, err := resolver.New(r.config(r.store)).Retry(t.Context(),
+		fmt.Sprintf("group.%d-1", seq)); got != relay.RetryResolved {
 		t.Errorf("retry: %v, %v", got, err)
 	}
 	if n := len(r.events("york", order)); n != 1 {
@@ -290,18 +297,21 @@ func TestConnectionMadeAnew(t *testing.T) {
 	if err := r.store.Connections.Delete(t.Context(), "leeds", 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.store.Connections.Create(t.Context(), "leeds", relay.Connection{ID: "leeds", Site: "york", Generation: "another"}); err != nil {
+	if _, err := r.store.Connections.Create(t.Context(), "leeds",
+		relay.Connection{ID: "leeds", Site: "york", Generation: "another"}); err != nil {
 		t.Fatal(err)
 	}
 	r.vendor.set(orderID(2), "New")
 	seq, err := r.store.Inbox.Append(t.Context(), store.Page{
-		PollID: "p", Connection: "leeds", Generation: "another", ReceivedAt: time.Now(), Site: "york", Body: []byte(created(orderID(2))),
+		PollID: "p", Connection: "leeds", Generation: "another", ReceivedAt: time.Now(), Site: "york",
+		Body: []byte(created(orderID(2))),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.settled("leeds", seq)
-	if a, b, c := len(r.events("leeds", orderID(1))), len(r.events("york", orderID(1))), len(r.events("york", orderID(2))); a != 1 || b != 0 || c != 1 {
+	if a, b, c := len(r.events("leeds", orderID(1))), len(r.events("york", orderID(1))),
+		len(r.events("york", orderID(2))); a != 1 || b != 0 || c != 1 {
 		t.Errorf("%d, %d and %d events, want 1, 0 and 1", a, b, c)
 	}
 	d, _, err := r.store.Cursors.Get(t.Context(), store.InboxCursors.Key("leeds"))
@@ -383,7 +393,8 @@ func TestManySites(t *testing.T) {
 		for o := range 4 {
 			events := r.events(site, orderID(o))
 			sorted := slices.IsSortedFunc(events, func(a, b told) int {
-				return int(int64(relay.PackEntry(a.Inbox.Seq, a.Inbox.Index)) - int64(relay.PackEntry(b.Inbox.Seq, b.Inbox.Index)))
+				return int(int64(relay.PackEntry(a.Inbox.Seq, a.Inbox.Index)) - int64(
+					relay.PackEntry(b.Inbox.Seq, b.Inbox.Index)))
 			})
 			if len(events) != 2*pages || !sorted {
 				t.Errorf("%s, order %d: %d events, want %d; in order: %v", site, o, len(events), 2*pages, sorted)

@@ -12,8 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// cutter cuts a program off its store at one of its writes, as a crash right there would: before it was sent, or after it was stored and before
-// the response came. Nothing is written after.
+// cutter cuts a program off its store at one of its writes, as a crash right there would: before it was sent, or after
+// it was stored and before the response came. Nothing is written after.
 type cutter struct {
 	mu     sync.Mutex
 	at     int    // the write to cut at, from 1
@@ -85,8 +85,8 @@ func (g *gate) store() store.Gate {
 	}
 }
 
-// One event per notification, always: a life of two orders is cut off before and after each of its writes, and a fresh resolver goes
-// on from what the store holds.
+// One event per notification, always: a life of two orders is cut off before and after each of its writes, and a fresh
+// resolver goes on from what the store holds.
 func TestCrashBetweenEveryTwoWrites(t *testing.T) {
 	t.Parallel()
 	for _, after := range []bool{false, true} {
@@ -118,7 +118,8 @@ func crashEverywhere(t *testing.T, after bool) {
 		}
 		cuts[kindOf(c.where)] = true
 	}
-	// Orders are worked on at the same time, so which write is the n-th differs from life to life: what chance has left out is cut by kind.
+	// Orders are worked on at the same time, so which write is the n-th differs from life to life: what chance has left
+	// out is cut by kind.
 	for _, kind := range []string{"event", "order", "unresolved", "operational", "lane", "cursor"} {
 		if cuts[kind] {
 			continue
@@ -190,7 +191,8 @@ func (r *rig) crash(name string, gated *store.Store, c *cutter, id string) {
 	default:
 	}
 
-	want := []store.InboxRef{{Connection: id, Seq: first, Index: 0}, {Connection: id, Seq: first, Index: 3}, {Connection: id, Seq: second, Index: 0}, {Connection: id, Seq: second, Index: 1}}
+	want := []store.InboxRef{{Connection: id, Seq: first, Index: 0}, {Connection: id, Seq: first, Index: 3},
+		{Connection: id, Seq: second, Index: 0}, {Connection: id, Seq: second, Index: 1}}
 	r.verify(name, id, one, want, "Confirmed")
 	r.verify(name, id, two, []store.InboxRef{{Connection: id, Seq: first, Index: 1}}, "Dispatched")
 	var aside []string
@@ -228,7 +230,8 @@ func (r *rig) passed(connection string, page uint64, cut <-chan struct{}) {
 	r.t.Errorf("page %d of %s neither settled nor cut", page, connection)
 }
 
-// verify holds an order's events against the notifications that must have made them, and its document against its events.
+// verify holds an order's events against the notifications that must have made them, and its document against its
+// events.
 func (r *rig) verify(name, site, order string, want []store.InboxRef, status string) {
 	t := r.t
 	t.Helper()
@@ -270,7 +273,8 @@ func (r *rig) verify(name, site, order string, want []store.InboxRef, status str
 		return
 	}
 	last := events[len(events)-1]
-	if n, _ := last.SequenceNumber(); state.Revision != len(events) || state.LogPosition != last.Seq || state.Sequence != n || state.Status != status {
+	if n, _ := last.SequenceNumber(); state.Revision != len(events) || state.LogPosition != last.Seq ||
+		state.Sequence != n || state.Status != status {
 		t.Errorf("%s: document %+v is not what the log says: %d events, last at %d", name, state, len(events), last.Seq)
 	}
 }

@@ -68,9 +68,11 @@ func deletedMeanwhile(t *testing.T, others int) {
 		t.Fatal(err)
 	}
 	lane := cursor.Lane{
-		V: 1, Epoch: 1, Generation: "g-gone", Order: "leeds." + orderID(1), Entries: []uint64{1}, Attempts: 1, FailingSince: time.Now(),
+		V: 1, Epoch: 1, Generation: "g-gone", Order: "leeds." + orderID(1), Entries: []uint64{1}, Attempts: 1,
+		FailingSince: time.Now(),
 	}
-	if _, err := r.store.Lanes.Create(t.Context(), store.LaneKey(store.InboxCursors.Key("gone"), lane.Order), lane); err != nil {
+	if _, err := r.store.Lanes.Create(t.Context(),
+		store.LaneKey(store.InboxCursors.Key("gone"), lane.Order), lane); err != nil {
 		t.Fatal(err)
 	}
 	r.run(r.config(r.store))

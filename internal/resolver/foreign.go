@@ -50,15 +50,19 @@ func (r *Resolver) setForeignAside(ctx context.Context, it *item, why reason, de
 		if doc.Published {
 			return nil
 		}
-		message := fmt.Sprintf("Something else was sent in the place of connection %s's queue, and holds no notification. "+
-			"It is kept among the unresolved notifications as %s; the same bytes are counted there and not reported again.", it.connection, doc.ID)
+		message := fmt.Sprintf("Something else was sent in the place of connection %s's queue, and holds no "+
+			"notification. "+
+			"It is kept among the unresolved notifications as %s; the same bytes are counted there and not reported "+
+			"again.", it.connection, doc.ID)
 		if doc.ID == foreignID(it.connection, foreignOthers) {
 			message = fmt.Sprintf("More than %d different things were sent in the place of connection %s's queue. "+
-				"All further ones are counted in the unresolved entry %s, which has the bytes of the first; the others are in the inbox only.",
+				"All further ones are counted in the unresolved entry %s, which has the bytes of the first; the "+
+				"others are in the inbox only.",
 				foreignMost, it.connection, doc.ID)
 		}
 		if err := r.cfg.Publisher.Operational(ctx, relay.NoSite, relay.KindOrderUnresolved, it.connection, message,
-			map[string]any{"unresolved": doc.ID, "connection": it.connection, "reason": doc.Reason, "detail": doc.Detail}); err != nil {
+			map[string]any{"unresolved": doc.ID, "connection": it.connection, "reason": doc.Reason,
+				"detail": doc.Detail}); err != nil {
 			return fmt.Errorf("publish an event about what came on connection %s: %w", it.connection, err)
 		}
 		doc.Published = true
@@ -66,7 +70,8 @@ func (r *Resolver) setForeignAside(ctx context.Context, it *item, why reason, de
 			return err
 		}
 	}
-	return fmt.Errorf("%w: the entry of what came on connection %s changes all the time", store.ErrUnavailable, it.connection)
+	return fmt.Errorf("%w: the entry of what came on connection %s changes all the time",
+		store.ErrUnavailable, it.connection)
 }
 
 // foreignOthers is the last part of the id of the entry that counts everything beyond foreignMost.
@@ -79,7 +84,9 @@ func foreignPrefix(connection string) string { return connection + ".foreign" }
 
 // foreignEntry returns the stored entry that counts something and its revision, or a new entry with
 // revision 0.
-func (r *Resolver) foreignEntry(ctx context.Context, it *item, why reason, detail string) (relay.Unresolved, uint64, error) {
+func (r *Resolver) foreignEntry(
+	ctx context.Context, it *item, why reason, detail string,
+) (relay.Unresolved, uint64, error) {
 	sum := sha256.New()
 	sum.Write([]byte(strconv.Itoa(max(it.size, len(it.raw))) + " "))
 	sum.Write(it.raw)
@@ -102,7 +109,8 @@ func (r *Resolver) foreignEntry(ctx context.Context, it *item, why reason, detai
 		case err == nil && n > foreignMost: // which counts itself
 			return doc, revision, nil
 		case errors.Is(err, store.ErrNotFound):
-			id, detail = others, "one of many different things that hold no notification; this entry has the bytes of the first"
+			id, detail = others, "one of many different things that hold no notification; this entry has the bytes "+
+				"of the first"
 		case err != nil:
 			return doc, 0, err
 		}

@@ -25,7 +25,8 @@ func foreignHash(raw string) string {
 func (r *rig) raw(connection, site, body string) uint64 {
 	r.t.Helper()
 	seq, err := r.store.Inbox.Append(r.t.Context(), store.Page{
-		PollID: relay.NewID(), Connection: connection, Generation: "g-" + connection, ReceivedAt: time.Now(), Site: site, Body: []byte(body), Entries: 1,
+		PollID: relay.NewID(), Connection: connection, Generation: "g-" + connection, ReceivedAt: time.Now(),
+		Site: site, Body: []byte(body), Entries: 1,
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -33,13 +34,15 @@ func (r *rig) raw(connection, site, body string) uint64 {
 	return seq
 }
 
-// Whatever is sent in the queue's place again and again is one entry with a count, and one event; what differs is another.
+// Whatever is sent in the queue's place again and again is one entry with a count, and one event; what differs is
+// another.
 func TestSomethingElseInTheQueuesPlaceIsOneEntryWithACount(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	things := []string{
-		"<html><body>Down for maintenance</body></html>", `{"Message":"An error has occurred."}`, `{}`, "Service unavailable", `<?xml version="1.0"?><Error/>`,
-		"\xef\xbb\xbf<html>", `[{},{"a":1},7,null]`, `"text"`, `[[]]`, `[error] no backend`, `true`, "\xff\xfe[\x00]\x00",
+		"<html><body>Down for maintenance</body></html>", `{"Message":"An error has occurred."}`, `{}`,
+		"Service unavailable", `<?xml version="1.0"?><Error/>`, "\xef\xbb\xbf<html>", `[{},{"a":1},7,null]`, `"text"`,
+		`[[]]`, `[error] no backend`, `true`, "\xff\xfe[\x00]\x00",
 	}
 	order := orderID(1)
 	r.vendor.set(order, "New")
@@ -84,10 +87,13 @@ func TestSomethingElseInTheQueuesPlaceIsOneEntryWithACount(t *testing.T) {
 			}
 			continue
 		}
-		if string(d.Raw) != things[i] || d.Count != 5 || d.Size != len(things[i]) || d.Reason != "malformed" || !d.LastReceivedAt.After(d.ReceivedAt) || d.LastReceivedAt.After(first) {
-			t.Errorf("%q: %d times %q, %s, from %s to %s", things[i], d.Count, d.Raw, d.Reason, d.ReceivedAt, d.LastReceivedAt)
+		if string(d.Raw) != things[i] || d.Count != 5 || d.Size != len(things[i]) || d.Reason != "malformed" ||
+			!d.LastReceivedAt.After(d.ReceivedAt) || d.LastReceivedAt.After(first) {
+			t.Errorf("%q: %d times %q, %s, from %s to %s",
+				things[i], d.Count, d.Raw, d.Reason, d.ReceivedAt, d.LastReceivedAt)
 		}
-		if got, err := resolver.New(r.config(r.store)).Retry(t.Context(), d.ID); got != relay.RetryRefused || err == nil {
+		if got, err := resolver.New(r.config(r.store)).Retry(t.Context(), d.ID); got != relay.RetryRefused ||
+			err == nil {
 			t.Errorf("retry of %s: %v, %v", d.ID, got, err)
 		}
 	}
@@ -127,7 +133,8 @@ func TestChangingPagesInTheQueuesPlaceAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.settled("leeds", r.raw("leeds", "leeds", "<html>new</html>"))
-	if doc, _, err := r.store.Unresolved.Get(t.Context(), "leeds.foreign."+foreignHash("<html>new</html>")); err != nil || doc.Count != 1 {
+	if doc, _, err := r.store.Unresolved.Get(t.Context(),
+		"leeds.foreign."+foreignHash("<html>new</html>")); err != nil || doc.Count != 1 {
 		t.Errorf("%+v, %v", doc, err)
 	}
 	if entries, times := count(); entries != 9 || times != all {
@@ -157,7 +164,8 @@ func TestTheCountSurvivesCrashes(t *testing.T) {
 			}
 			return nil
 		}
-		s := r.open(store.Gate{Before: func(w store.Write) error { return fail(w, false) }, After: func(w store.Write) error { return fail(w, true) }})
+		s := r.open(store.Gate{Before: func(w store.Write) error { return fail(w, false) },
+			After: func(w store.Write) error { return fail(w, true) }})
 		epoch++
 		done := crash > 12
 		if done {

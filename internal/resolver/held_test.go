@@ -56,7 +56,8 @@ func TestHeldByTheVendor(t *testing.T) {
 			r.vendor.mu.Lock()
 			defer r.vendor.mu.Unlock()
 			of := func(order string) func(get) bool { return func(g get) bool { return g.order == order } }
-			return slices.ContainsFunc(r.vendor.gets[from:], of(first)) && slices.ContainsFunc(r.vendor.gets[from:], of(second))
+			return slices.ContainsFunc(r.vendor.gets[from:], of(first)) &&
+				slices.ContainsFunc(r.vendor.gets[from:], of(second))
 		})
 	}
 	bothAgain()
@@ -65,7 +66,8 @@ func TestHeldByTheVendor(t *testing.T) {
 	down(false)
 	r.settled("leeds", last)
 	for _, order := range []string{first, second} {
-		if events := r.events("leeds", order); len(events) != 1 || events[0].Stored.Held < 9*time.Minute || events[0].Stored.Held > 12*time.Minute {
+		if events := r.events("leeds", order); len(events) != 1 || events[0].Stored.Held < 9*time.Minute ||
+			events[0].Stored.Held > 12*time.Minute {
 			t.Errorf("%d events, held for %s", len(events), events[0].Stored.Held)
 		}
 	}

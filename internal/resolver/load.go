@@ -137,9 +137,11 @@ func (l *loader) asides(ctx context.Context, batch []*arrival) (map[string][]*as
 	}
 	there := map[string]relay.Unresolved{}
 	for from, more := uint64(1), true; more; {
-		entries, last, some, err := l.r.store.Unresolved.Changed(ctx, from, keys, asidesAtOnce, func(key string, err error) {
-			l.r.log.ErrorContext(ctx, "cannot read an unresolved notification; it is not retried by itself", "unresolved", key, "error", err)
-		})
+		entries, last, some, err := l.r.store.Unresolved.Changed(ctx, from, keys, asidesAtOnce,
+			func(key string, err error) {
+				l.r.log.ErrorContext(ctx, "cannot read an unresolved notification; it is not retried by itself",
+					"unresolved", key, "error", err)
+			})
 		if err != nil {
 			return nil, err
 		}

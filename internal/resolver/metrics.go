@@ -21,11 +21,13 @@ const shownAfter = time.Minute
 
 var (
 	waitingDesc = prometheus.NewDesc("audatex_relay_notifications_waiting",
-		"Notifications of the connection that were received and are not resolved, as far as they were read from the inbox; "+
+		"Notifications of the connection that were received and are not resolved, as far as they were read from the "+
+			"inbox; "+
 			"a page that was not read counts as one. Absent while the oldest has waited for less than a minute.",
 		[]string{"connection"}, nil)
 	oldestWaitingDesc = prometheus.NewDesc("audatex_relay_notifications_oldest_waiting_seconds",
-		"Time since the oldest of the connection's notifications that are not resolved was received; absent while it is less than a minute.",
+		"Time since the oldest of the connection's notifications that are not resolved was received; absent while it "+
+			"is less than a minute.",
 		[]string{"connection"}, nil)
 )
 
@@ -35,7 +37,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		notifications: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "audatex_relay_notifications_total",
-			Help: "Notifications settled, by the vendor's form (newer, older, malformed) and result (published, repeated, unresolved).",
+			Help: "Notifications settled, by the vendor's form (newer, older, malformed) and result (published, " +
+				"repeated, unresolved).",
 		}, []string{"form", "result"}),
 		resolves: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "audatex_relay_resolves_total",

@@ -28,7 +28,8 @@ func (r *Resolver) clamped(ctx context.Context, taken []cursorstore.Taken, last 
 	end, _ := relay.UnpackEntry(last)
 	for _, c := range taken {
 		from, _ := relay.UnpackEntry(c.ReadFrom)
-		r.log.WarnContext(ctx, "the inbox ends before the cursor; going on from its end", "connection", c.ID, "cursor", from, "inbox", end)
+		r.log.WarnContext(ctx, "the inbox ends before the cursor; going on from its end", "connection", c.ID,
+			"cursor", from, "inbox", end)
 		err := r.cfg.Publisher.Operational(ctx, relay.NoSite, relay.KindLogClamped, c.ID,
 			"The inbox ends earlier than this connection's cursor, as after a power cut or a restored backup. "+
 				"Reading goes on from its end; reconcile the connection's open orders.",

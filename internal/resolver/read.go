@@ -71,7 +71,8 @@ func itemsOf(p store.Page) []*item {
 	contents := audatex.ReadContents(audatex.Page{Body: p.Body, Truncated: p.Truncated, Encoding: p.Encoding})
 	notifications := contents.List
 	tooLarge := p.Size > 0 && (len(notifications) != 1 || notifications[0].Order == "")
-	if contents.Foreign || tooLarge { // one entry: of something else in the queue's place, or of what is known only in part
+	// one entry: of something else in the queue's place, or of what is known only in part
+	if contents.Foreign || tooLarge {
 		it := &item{
 			connection: p.Connection, page: p.Seq, raw: p.Body, size: p.Size,
 			foreign: contents.Foreign && !tooLarge || p.Foreign, encoded: p.Encoding != "",
@@ -80,7 +81,8 @@ func itemsOf(p store.Page) []*item {
 		}
 		if tooLarge {
 			it.reason = reasonTooLarge
-			it.detail = fmt.Sprintf("of its %d bytes only the first could be stored, as NATS takes no message that large (max_payload)", p.Size)
+			it.detail = fmt.Sprintf("of its %d bytes only the first could be stored, as NATS takes no message that "+
+				"large (max_payload)", p.Size)
 		}
 		return []*item{it}
 	}
@@ -88,8 +90,10 @@ func itemsOf(p store.Page) []*item {
 	items := make([]*item, 0, len(notifications))
 	for i, n := range notifications {
 		it := &item{
-			connection: p.Connection, page: p.Seq, index: i, site: mapped.SiteOf(n.SiteID), order: n.Order, raw: n.Raw, size: p.Size,
-			info: relay.NotificationInfo{Topic: n.Topic, CreatedAt: n.CreatedAt, SiteID: n.SiteID, ReceivedAt: p.ReceivedAt},
+			connection: p.Connection, page: p.Seq, index: i, site: mapped.SiteOf(n.SiteID), order: n.Order, raw: n.Raw,
+			size: p.Size,
+			info: relay.NotificationInfo{Topic: n.Topic, CreatedAt: n.CreatedAt,
+				SiteID: n.SiteID, ReceivedAt: p.ReceivedAt},
 		}
 		if n.ID != "" {
 			it.info.ID = &n.ID
@@ -105,7 +109,8 @@ func itemsOf(p store.Page) []*item {
 				it.detail = n.Err.Error()
 			}
 		case it.site == "":
-			if it.reason, it.detail = reasonSiteUnknown, "vendor site "+n.SiteID+" is mapped to no site"; n.SiteID == "" {
+			if it.reason, it.detail = reasonSiteUnknown,
+				"vendor site "+n.SiteID+" is mapped to no site"; n.SiteID == "" {
 				it.detail = "it names no vendor site, and the connection has no site for that"
 			}
 		}
@@ -304,7 +309,9 @@ func (r *reader) refill(ctx context.Context) error {
 }
 
 // scan reads a connection's notifications from a page on. It returns all of them up to the entry through.
-func scan(ctx context.Context, s *store.Store, connection, generation string, seq uint64) (items []*item, through uint64, err error) {
+func scan(
+	ctx context.Context, s *store.Store, connection, generation string, seq uint64,
+) (items []*item, through uint64, err error) {
 	pages, more, err := s.Inbox.Scan(ctx, connection, seq, pagesAtOnce)
 	for _, p := range pages {
 		if p.Generation == generation {

@@ -24,11 +24,13 @@ func TestNotificationBecomesEvent(t *testing.T) {
 		t.Fatalf("%d events, want 2", len(events))
 	}
 	e := events[0]
-	if e.Event.Type != relay.TypeOrderCreated || e.data.Revision != 1 || e.data.PreviousStatus != nil || len(e.data.Changes) != 0 || e.Event.Time != "2026-01-15T09:38:44.687150Z" {
+	if e.Event.Type != relay.TypeOrderCreated || e.data.Revision != 1 || e.data.PreviousStatus != nil ||
+		len(e.data.Changes) != 0 || e.Event.Time != "2026-01-15T09:38:44.687150Z" {
 		t.Errorf("first event: %s", e.Body)
 	}
 	e = events[1]
-	if e.Event.Type != relay.TypeOrderUpdated || e.data.Revision != 2 || e.data.PreviousStatus == nil || *e.data.PreviousStatus != "New" ||
+	if e.Event.Type != relay.TypeOrderUpdated || e.data.Revision != 2 || e.data.PreviousStatus == nil ||
+		*e.data.PreviousStatus != "New" ||
 		len(e.data.Changes) != 2 || e.data.Changes[0].Path != "/Status" || e.data.Changes[1].Path != "/Parts/0/Status" {
 		t.Errorf("second event: %s", e.Body)
 	}

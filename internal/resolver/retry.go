@@ -31,7 +31,9 @@ func (r *Resolver) Retry(ctx context.Context, id string) (outcome relay.RetryOut
 // outcome of every one. Those of one order share one reading of it; a connection's orders are read
 // in the order of their inbox entries. The bytes of docs are not needed, as what is stored is read
 // again. What is not tried because ctx has ended is relay.RetryUnavailable.
-func (r *Resolver) RetryAll(ctx context.Context, docs []relay.Unresolved, each func(id string, outcome relay.RetryOutcome, err error)) {
+func (r *Resolver) RetryAll(
+	ctx context.Context, docs []relay.Unresolved, each func(id string, outcome relay.RetryOutcome, err error),
+) {
 	docs = slices.Clone(docs)
 	slices.SortStableFunc(docs, func(a, b relay.Unresolved) int {
 		return cmp.Or(cmp.Compare(a.Connection, b.Connection), cmp.Compare(a.InboxEntry, b.InboxEntry))
@@ -89,7 +91,8 @@ type storedAside struct {
 
 // retryOrder resolves unresolved notifications of one connection and order.
 func (r *Resolver) retryOrder(
-	ctx context.Context, c relay.Connection, ids []string, ask fetchOrder, each func(id string, outcome relay.RetryOutcome, err error),
+	ctx context.Context, c relay.Connection, ids []string, ask fetchOrder,
+	each func(id string, outcome relay.RetryOutcome, err error),
 ) {
 	var retried []storedAside
 	for _, id := range ids {
@@ -157,9 +160,11 @@ func (r *Resolver) noteStillUnresolved(ctx context.Context, s storedAside, outco
 		detail = r.tooLarge(cause)
 	}
 	doc := s.doc
-	doc.Site, doc.Reason, doc.Detail, doc.RetriedAt = s.item.site, string(refusal(outcome, cause)), bounded(detail), &now
+	doc.Site, doc.Reason, doc.Detail, doc.RetriedAt = s.item.site,
+		string(refusal(outcome, cause)), bounded(detail), &now
 	if _, err := r.put(ctx, &doc, s.revision); err != nil && !contested(err) {
-		r.log.WarnContext(ctx, "why an unresolved notification stays could not be stored", "unresolved", doc.ID, "reason", doc.Reason, "error", err)
+		r.log.WarnContext(ctx, "why an unresolved notification stays could not be stored", "unresolved", doc.ID,
+			"reason", doc.Reason, "error", err)
 	}
 }
 
@@ -180,7 +185,8 @@ func itemOfUnresolved(doc relay.Unresolved, c relay.Connection) *item {
 	seq, index := relay.UnpackEntry(doc.InboxEntry)
 	it := &item{detail: "nothing of it is kept"}
 	page := store.Page{
-		Seq: seq, Connection: doc.Connection, ReceivedAt: doc.ReceivedAt, Site: c.Site, Sites: c.Sites, Level: c.Level, Body: doc.Raw,
+		Seq: seq, Connection: doc.Connection, ReceivedAt: doc.ReceivedAt, Site: c.Site, Sites: c.Sites, Level: c.Level,
+		Body: doc.Raw,
 	}
 	if items := itemsOf(page); len(items) > 0 {
 		it = items[0]

@@ -111,7 +111,8 @@ func (r *runner) retried(ctx context.Context, d selfDone) {
 	switch {
 	case d.err != nil:
 		if s.failures == 0 {
-			r.log.Log(ctx, store.Level(d.err, slog.LevelInfo), "unresolved notifications cannot be retried now; they are tried again", "error", d.err)
+			r.log.Log(ctx, store.Level(d.err, slog.LevelInfo),
+				"unresolved notifications cannot be retried now; they are tried again", "error", d.err)
 		}
 		schedule := r.cfg.Schedule
 		s.due = now.Add(max(jitter(schedule[min(s.failures, len(schedule)-1)]), audatex.RetryAfterOf(d.err)))
@@ -194,14 +195,16 @@ func (r *runner) retryGroup(ctx context.Context, g retryGroup) selfDone {
 			if doc, _, err := r.store.Unresolved.Get(work, id); err == nil {
 				r.asides.put(asideOf(doc))
 			}
-			r.log.WarnContext(work, "an unresolved notification was retried by itself and stays", "unresolved", id, "error", err)
+			r.log.WarnContext(work, "an unresolved notification was retried by itself and stays",
+				"unresolved", id, "error", err)
 		case relay.RetryUnavailable:
 			failed = cmp.Or(failed, err)
 		}
 	})
 	if resolved > 0 {
 		site, order := cutLane(g.lane)
-		r.log.InfoContext(work, "unresolved notifications were resolved by themselves", "site", site, "order", order, "notifications", resolved)
+		r.log.InfoContext(work, "unresolved notifications were resolved by themselves", "site", site, "order",
+			order, "notifications", resolved)
 	}
 	return selfDone{err: failed}
 }
@@ -238,7 +241,8 @@ func (r *runner) priorAsides(ctx context.Context, waiting []*item) ([]storedAsid
 		at := a.site
 		if a.reason == reasonSiteUnknown {
 			at = c.SiteOf(a.vendorSite)
-			if i := slices.IndexFunc(waiting, func(it *item) bool { return bounded(it.info.SiteID) == a.vendorSite }); i >= 0 {
+			if i := slices.IndexFunc(waiting,
+				func(it *item) bool { return bounded(it.info.SiteID) == a.vendorSite }); i >= 0 {
 				at = site
 			}
 		}

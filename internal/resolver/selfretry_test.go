@@ -19,7 +19,8 @@ import (
 // company makes a connection of the company's level with a table of sites.
 func (r *rig) company(id string, sites map[string]string) {
 	r.t.Helper()
-	if _, err := r.store.Connections.Create(r.t.Context(), id, relay.Connection{ID: id, Level: relay.LevelCompany, Sites: sites, Generation: "g-" + id}); err != nil {
+	if _, err := r.store.Connections.Create(r.t.Context(), id,
+		relay.Connection{ID: id, Level: relay.LevelCompany, Sites: sites, Generation: "g-" + id}); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -46,8 +47,8 @@ func (r *rig) mapped(connection string, sites map[string]string, notifications .
 
 func (*rig) pageOf(connection string, sites map[string]string, notifications ...string) store.Page {
 	return store.Page{
-		PollID: relay.NewID(), Connection: connection, Generation: "g-" + connection, ReceivedAt: time.Now(), Sites: sites,
-		Body: []byte("[" + strings.Join(notifications, ",") + "]"), Entries: len(notifications),
+		PollID: relay.NewID(), Connection: connection, Generation: "g-" + connection, ReceivedAt: time.Now(),
+		Sites: sites, Body: []byte("[" + strings.Join(notifications, ",") + "]"), Entries: len(notifications),
 	}
 }
 
@@ -73,7 +74,8 @@ func TestNotificationsThatNameNoSite(t *testing.T) {
 	}
 	table := map[string]string{"4711": "leeds"}
 	r.company("group", table)
-	if _, err := r.store.Connections.Create(t.Context(), "single", relay.Connection{ID: "single", Level: relay.LevelSite, Sites: table, Generation: "g-single"}); err != nil {
+	if _, err := r.store.Connections.Create(t.Context(), "single",
+		relay.Connection{ID: "single", Level: relay.LevelSite, Sites: table, Generation: "g-single"}); err != nil {
 		t.Fatal(err)
 	}
 	r.run(r.config(r.store))
@@ -117,7 +119,8 @@ func (r *rig) inboxRefs(site, order string) (refs []store.InboxRef) {
 // siteUnknown returns which vendor sites were reported as unknown.
 func (r *rig) siteUnknown(connection string) (sites []string) {
 	r.t.Helper()
-	stored, _, err := r.store.Events.Scan(r.t.Context(), 0, []string{topology.OperationalSubject("_", string(relay.KindSiteUnknown), connection)}, 10_000)
+	stored, _, err := r.store.Events.Scan(r.t.Context(), 0,
+		[]string{topology.OperationalSubject("_", string(relay.KindSiteUnknown), connection)}, 10_000)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -153,7 +156,8 @@ func TestNotificationsOfASiteThatIsMappedLaterAreRetriedByThemselvesInOrder(t *t
 		return store.InboxRef{Connection: "group", Seq: page, Index: i}
 	}
 	eventually(t, "the site's are resolved", func() bool { return len(r.unresolved()) == 1 })
-	if got, want := r.inboxRefs("york", one), []store.InboxRef{ref(first, 0), ref(second, 0)}; !slices.Equal(got, want) {
+	if got, want := r.inboxRefs("york", one),
+		[]store.InboxRef{ref(first, 0), ref(second, 0)}; !slices.Equal(got, want) {
 		t.Errorf("events of %v, want %v", got, want)
 	}
 	if got := r.inboxRefs("york", two); len(got) != 1 {
@@ -191,8 +195,8 @@ func TestNotificationsOfASiteThatIsMappedLaterAreRetriedByThemselvesInOrder(t *t
 	}
 }
 
-// What comes later for the same order, with its site mapped, takes along what lies aside, and what was read and is not set aside yet:
-// whatever the vendor's trouble held up meanwhile.
+// What comes later for the same order, with its site mapped, takes along what lies aside, and what was read and is not
+// set aside yet: whatever the vendor's trouble held up meanwhile.
 func TestNothingOfAnOrderPassesWhatLiesAside(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -241,7 +245,8 @@ func TestAnUnknownSiteIsToldOnceOverRestartsAndReplicas(t *testing.T) {
 	at := func(n int, site string) string { return notification(orderID(n), "PARTS.ORDER.UPDATED", site) }
 	for epoch := range uint64(4) {
 		stop := r.work(resolver.New(r.config(r.store)), epoch+1)
-		r.settled("group", r.mapped("group", nil, at(int(epoch)*2, "9999"), at(int(epoch)*2+1, "9999"), at(100, "8888")))
+		r.settled("group",
+			r.mapped("group", nil, at(int(epoch)*2, "9999"), at(int(epoch)*2+1, "9999"), at(100, "8888")))
 		stop()
 	}
 	if got := r.siteUnknown("group"); !slices.Equal(got, []string{"8888", "9999"}) {
@@ -277,8 +282,9 @@ func (r *rig) refusedAside(connection, site string, n int, at time.Time, why str
 	r.t.Helper()
 	raw := updated(orderID(n))
 	doc := relay.Unresolved{
-		ID: fmt.Sprintf("%s.0-%d", connection, n), Connection: connection, Site: site, VendorSite: "4711", Order: orderID(n), Reason: why, Raw: []byte(raw), Size: len(raw),
-		InboxEntry: relay.PackEntry(0, n), ReceivedAt: at, UnresolvedAt: at, Count: 1, LastReceivedAt: at,
+		ID: fmt.Sprintf("%s.0-%d", connection, n), Connection: connection, Site: site, VendorSite: "4711",
+		Order: orderID(n), Reason: why, Raw: []byte(raw), Size: len(raw), InboxEntry: relay.PackEntry(0, n),
+		ReceivedAt: at, UnresolvedAt: at, Count: 1, LastReceivedAt: at,
 	}
 	if _, err := r.store.Unresolved.Create(r.t.Context(), doc.ID, doc); err != nil {
 		r.t.Fatal(err)
@@ -349,8 +355,8 @@ func TestWhatWasRefusedForWantOfConsentIsRetriedAfterANewOne(t *testing.T) {
 	}
 }
 
-// A self-retry is cut off before and after each of its writes: nothing is lost, nothing comes twice, and nothing of an order passes
-// another.
+// A self-retry is cut off before and after each of its writes: nothing is lost, nothing comes twice, and nothing of an
+// order passes another.
 func TestSelfRetryIsCutOffAtEveryWrite(t *testing.T) {
 	t.Parallel()
 	for _, after := range []bool{false, true} {
@@ -391,7 +397,9 @@ func TestSelfRetryIsCutOffAtEveryWrite(t *testing.T) {
 					return store.InboxRef{Connection: id, Seq: page, Index: i}
 				}
 				name := fmt.Sprintf("write %d at %s", at, c.where)
-				eventually(t, name+": all events", func() bool { return len(r.events("york", one)) >= 3 && len(r.events("york", two)) >= 1 })
+				eventually(t, name+": all events", func() bool {
+					return len(r.events("york", one)) >= 3 && len(r.events("york", two)) >= 1
+				})
 				stop()
 				r.verify(name, "york", one, []store.InboxRef{ref(first, 0), ref(first, 2), ref(second, 0)}, "New")
 				r.verify(name, "york", two, []store.InboxRef{ref(first, 1)}, "New")

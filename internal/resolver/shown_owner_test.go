@@ -11,8 +11,8 @@ import (
 	"github.com/audatex-relay/relay/internal/resolver"
 )
 
-// Orders that the vendor does not give show after a minute, with the time of their receipt: at the owner, also one that has
-// just taken the connection over, until they are read.
+// Orders that the vendor does not give show after a minute, with the time of their receipt: at the owner, also one that
+// has just taken the connection over, until they are read.
 func TestWhatWaitsIsShownByItsOwner(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

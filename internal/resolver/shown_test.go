@@ -52,18 +52,24 @@ func TestWhatIsShownOfWhatWaits(t *testing.T) {
 		waiting   float64
 		oldest    time.Duration
 	}{
-		"nothing waits":                {lease: valid, read: 9},
-		"for a moment":                 {lease: valid, held: &heldItems{n: 3, page: 9, since: ago(59 * time.Second)}, read: 9},
-		"for two hours":                {lease: valid, held: &heldItems{n: 3, page: 9, since: ago(2 * time.Hour)}, read: 9, waiting: 3, oldest: 2 * time.Hour},
-		"read meanwhile":               {lease: valid, read: 9, announced: []announcement{{9, ago(time.Hour)}}},
-		"not read by a turn that ends": {lease: valid, read: 9, announced: []announcement{{9, ago(time.Hour)}, {12, ago(time.Second)}}},
+		"nothing waits": {lease: valid, read: 9},
+		"for a moment": {lease: valid,
+			held: &heldItems{n: 3, page: 9, since: ago(59 * time.Second)}, read: 9},
+		"for two hours": {lease: valid, held: &heldItems{n: 3, page: 9, since: ago(2 * time.Hour)},
+			read: 9, waiting: 3, oldest: 2 * time.Hour},
+		"read meanwhile": {lease: valid, read: 9, announced: []announcement{{9, ago(time.Hour)}}},
+		"not read by a turn that ends": {lease: valid, read: 9,
+			announced: []announcement{{9, ago(time.Hour)}, {12, ago(time.Second)}}},
 		"not read by a turn that hangs": {
-			lease: valid, read: 9, announced: []announcement{{9, ago(2 * time.Hour)}, {12, ago(time.Hour)}, {15, ago(time.Minute)}}, waiting: 2, oldest: time.Hour,
+			lease: valid, read: 9, announced: []announcement{{9, ago(2 * time.Hour)}, {12, ago(time.Hour)},
+				{15, ago(time.Minute)}}, waiting: 2, oldest: time.Hour,
 		},
 		"held, and more not read": {
-			lease: valid, held: &heldItems{n: 3, page: 9, since: ago(2 * time.Hour)}, read: 9, announced: []announcement{{12, ago(time.Hour)}}, waiting: 4, oldest: 2 * time.Hour,
+			lease: valid, held: &heldItems{n: 3, page: 9, since: ago(2 * time.Hour)}, read: 9,
+			announced: []announcement{{12, ago(time.Hour)}}, waiting: 4, oldest: 2 * time.Hour,
 		},
-		"of another owner now": {lease: ended.Lease, held: &heldItems{n: 3, page: 9, since: ago(2 * time.Hour)}, read: 9},
+		"of another owner now": {lease: ended.Lease,
+			held: &heldItems{n: 3, page: 9, since: ago(2 * time.Hour)}, read: 9},
 	} {
 		r := &runner{lease: c.lease}
 		r.shown.held.Store(c.held)
@@ -72,7 +78,8 @@ func TestWhatIsShownOfWhatWaits(t *testing.T) {
 			r.announced.add(a.seq, a.at)
 		}
 		got := collected(t, now, map[string]*runner{"leeds": r})
-		if n, oldest := got[waitingDesc]["leeds"], got[oldestWaitingDesc]["leeds"]; n != c.waiting || oldest != c.oldest.Seconds() {
+		if n, oldest := got[waitingDesc]["leeds"],
+			got[oldestWaitingDesc]["leeds"]; n != c.waiting || oldest != c.oldest.Seconds() {
 			t.Errorf("%s: %v wait, the oldest for %v seconds; want %v and %s", name, n, oldest, c.waiting, c.oldest)
 		}
 	}
@@ -87,7 +94,8 @@ func TestSeriesOfManyConnectionsThatWait(t *testing.T) {
 	for _, c := range []struct {
 		held *heldItems
 		want int
-	}{{nil, 0}, {&heldItems{n: 1, page: 1, since: now.Add(-time.Second)}, 0}, {&heldItems{n: 1, page: 1, since: now.Add(-time.Hour)}, many}} {
+	}{{nil, 0}, {&heldItems{n: 1, page: 1, since: now.Add(-time.Second)}, 0},
+		{&heldItems{n: 1, page: 1, since: now.Add(-time.Hour)}, many}} {
 		runners := map[string]*runner{}
 		for i := range many {
 			r := &runner{lease: lease}

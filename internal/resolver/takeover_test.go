@@ -71,8 +71,9 @@ func (r *rig) document(connection string) cursor.Document {
 	return d
 }
 
-// A shard goes back and forth between two replicas while notifications come in and the vendor fails now and then. Every other time its
-// owner does not know that it has lost it, and goes on for a while. Each notification has exactly one event, in the order in which they came.
+// A shard goes back and forth between two replicas while notifications come in and the vendor fails now and then. Every
+// other time its owner does not know that it has lost it, and goes on for a while. Each notification has exactly one
+// event, in the order in which they came.
 func TestHandOverUnderLoad(t *testing.T) {
 	t.Parallel()
 	newRig(t).handOver(8, func(int) {})
@@ -81,7 +82,8 @@ func TestHandOverUnderLoad(t *testing.T) {
 // The same on three nodes, of which one is gone for a while at a time.
 func TestHandOverOnAClusterThatLosesNodes(t *testing.T) {
 	t.Parallel()
-	kills, _ := strconv.Atoi(os.Getenv("RELAY_CRASH_KILLS")) // .ci/full sets it; three nodes in one process take half a minute
+	// .ci/full sets it; three nodes in one process take half a minute
+	kills, _ := strconv.Atoi(os.Getenv("RELAY_CRASH_KILLS"))
 	if kills == 0 {
 		t.Skip("RELAY_CRASH_KILLS is not set")
 	}
@@ -162,8 +164,8 @@ func (r *rig) handOver(rounds int, before func(round int)) {
 	}
 }
 
-// An owner is suspended right before it stores its cursor, or a lane. When it wakes, a successor has taken the connection over: nothing of
-// what it writes counts, and it steps back by itself.
+// An owner is suspended right before it stores its cursor, or a lane. When it wakes, a successor has taken the
+// connection over: nothing of what it writes counts, and it steps back by itself.
 func TestAnOwnerThatWakesUp(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"cursor", "lane", "order", "event"} {
@@ -202,9 +204,14 @@ func TestAnOwnerThatWakesUp(t *testing.T) {
 			close(woken)
 			lease.Renew(time.Hour) // so that it does write
 			third := r.page("leeds", "leeds", updated(orderID(2)))
-			eventually(t, "the successor goes on", func() bool { return r.document("leeds").Position >= relay.PackEntry(third, relay.LastIndex) })
+			eventually(t, "the successor goes on", func() bool {
+				return r.document("leeds").Position >= relay.PackEntry(third, relay.LastIndex)
+			})
 			if kind == "cursor" || kind == "lane" {
-				eventually(t, "it steps back", func() bool { _, err := a.Waiting(t.Context(), "leeds"); return err != nil })
+				eventually(t, "it steps back", func() bool {
+					_, err := a.Waiting(t.Context(), "leeds")
+					return err != nil
+				})
 				if found := lease.Found(); len(found) == 0 || found[0] != 8 {
 					t.Errorf("told the lease of %v", found)
 				}
@@ -232,7 +239,8 @@ func TestAnOwnerThatWakesUp(t *testing.T) {
 	}
 }
 
-// waiting stores a cursor that has passed a page of two notifications, and their lanes, as an owner of the epoch left them.
+// waiting stores a cursor that has passed a page of two notifications, and their lanes, as an owner of the epoch left
+// them.
 func (r *rig) waiting(epoch uint64) (page uint64) {
 	r.t.Helper()
 	r.vendor.set(orderID(1), "New")
@@ -251,7 +259,8 @@ func (r *rig) waiting(epoch uint64) (page uint64) {
 
 func (r *rig) lane(order string, epoch, entry uint64) {
 	r.t.Helper()
-	l := cursor.Lane{V: 1, Epoch: epoch, Generation: "g-leeds", Order: order, Entries: []uint64{entry}, Attempts: 1, FailingSince: time.Now(), Reason: "unavailable", ReasonSince: time.Now()}
+	l := cursor.Lane{V: 1, Epoch: epoch, Generation: "g-leeds", Order: order, Entries: []uint64{entry}, Attempts: 1,
+		FailingSince: time.Now(), Reason: "unavailable", ReasonSince: time.Now()}
 	if _, err := r.store.Lanes.Create(r.t.Context(), store.InboxCursors.Key("leeds")+"."+order, l); err != nil {
 		r.t.Fatal(err)
 	}
@@ -351,8 +360,8 @@ func TestACursorThatMovesWhileItIsTakenOver(t *testing.T) {
 	}
 }
 
-// Ten thousand connections are taken on together: their cursors and lanes in a few readings, and written under the new epoch in one
-// go. RELAY_TEST_CONNECTIONS is how many there are.
+// Ten thousand connections are taken on together: their cursors and lanes in a few readings, and written under the new
+// epoch in one go. RELAY_TEST_CONNECTIONS is how many there are.
 func TestManyConnectionsAreTakenOnTogether(t *testing.T) {
 	t.Parallel()
 	connections := 600
@@ -367,7 +376,8 @@ func TestManyConnectionsAreTakenOnTogether(t *testing.T) {
 	var cursors []store.Put[cursor.Document]
 	for n := range connections {
 		id := fmt.Sprintf("c%d", n)
-		documents = append(documents, store.Put[relay.Connection]{Key: id, Value: relay.Connection{ID: id, Site: "leeds", Generation: "g-" + id}})
+		documents = append(documents,
+			store.Put[relay.Connection]{Key: id, Value: relay.Connection{ID: id, Site: "leeds", Generation: "g-" + id}})
 		if n%2 == 0 {
 			d := cursor.New(cursor.Policy{}).Document()
 			d.Position, d.Generation, d.Epoch = relay.PackEntry(1, relay.LastIndex), "g-"+id, 1
@@ -380,7 +390,8 @@ func TestManyConnectionsAreTakenOnTogether(t *testing.T) {
 	if first != 1 || waiting != 2 {
 		t.Fatal("not the inbox this test is about")
 	}
-	for _, results := range [][]store.Result{r.store.Connections.PutAll(t.Context(), documents), r.store.Cursors.PutAll(t.Context(), cursors)} {
+	for _, results := range [][]store.Result{r.store.Connections.PutAll(t.Context(), documents),
+		r.store.Cursors.PutAll(t.Context(), cursors)} {
 		for _, result := range results {
 			if result.Err != nil {
 				t.Fatal(result.Err)
@@ -409,7 +420,8 @@ func TestManyConnectionsAreTakenOnTogether(t *testing.T) {
 		}
 		return n == len(cursors)+1 // and the one of c1, which had none
 	})
-	t.Logf("%d connections, %d cursors: taken on in %s", connections, len(cursors), time.Since(began).Round(time.Millisecond))
+	t.Logf("%d connections, %d cursors: taken on in %s",
+		connections, len(cursors), time.Since(began).Round(time.Millisecond))
 	r.settled("c1", waiting)
 	last := fmt.Sprintf("c%d", connections-1)
 	began = time.Now()
@@ -425,7 +437,8 @@ func TestManyConnectionsAreTakenOnTogether(t *testing.T) {
 	}
 }
 
-// An order waits for the vendor's turn, which may take minutes, when its owner loses the shard: it is not asked for any more.
+// An order waits for the vendor's turn, which may take minutes, when its owner loses the shard: it is not asked for any
+// more.
 func TestAnOrderWhoseTurnComesTooLateIsNotAskedFor(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

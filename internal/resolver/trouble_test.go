@@ -64,7 +64,8 @@ func TestRefusedForAnHour(t *testing.T) {
 			r.settled("leeds", first)
 			stop()
 			u := r.unresolved()
-			if len(u) != 1 || u[0].Reason != outcome.String() || u[0].ID != fmt.Sprintf("leeds.%d-0", first) || u[0].Order != missing || !strings.Contains(string(u[0].Raw), "PARTS.ORDER") {
+			if len(u) != 1 || u[0].Reason != outcome.String() || u[0].ID != fmt.Sprintf("leeds.%d-0", first) ||
+				u[0].Order != missing || !strings.Contains(string(u[0].Raw), "PARTS.ORDER") {
 				t.Fatalf("unresolved: %+v", u)
 			}
 			if n := r.operational(relay.KindOrderUnresolved); n != 1 {
@@ -93,7 +94,8 @@ func TestRefusedForAnHour(t *testing.T) {
 	}
 }
 
-// An outage holds everything, probes the vendor instead of hammering it, and loses nothing; after ten days the waiting ends visibly.
+// An outage holds everything, probes the vendor instead of hammering it, and loses nothing; after ten days the waiting
+// ends visibly.
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -168,7 +170,8 @@ func TestWaitsForTheVendorGrowWithItsOutage(t *testing.T) {
 		}
 		away += wait
 	}
-	stated := []time.Duration{5 * time.Second, 10 * time.Second, 15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute}
+	stated := []time.Duration{5 * time.Second, 10 * time.Second, 15 * time.Second, 30 * time.Second, time.Minute,
+		2 * time.Minute, 5 * time.Minute}
 	if !slices.Equal(resolver.DefaultSchedule, stated) {
 		t.Errorf("%v, and docs/guarantees.md says %v", resolver.DefaultSchedule, stated)
 	}
@@ -211,12 +214,15 @@ func TestStoreTrouble(t *testing.T) {
 	}
 }
 
-// A consent that has ended, or a client the token endpoint refuses, shows nothing about an order: it is held past the hour.
+// A consent that has ended, or a client the token endpoint refuses, shows nothing about an order: it is held past the
+// hour.
 func TestConsentHolds(t *testing.T) {
 	t.Parallel()
 	for name, err := range map[string]error{
-		"consent": &audatex.ConsentRequiredError{Connection: "leeds"}, "client": &audatex.Error{Operation: audatex.OpToken, Outcome: audatex.Forbidden},
-		"throttled": &audatex.Error{Operation: audatex.OpOrder, Outcome: audatex.Throttled, RetryAfter: 20 * time.Millisecond}, "unknown": errors.New("network"),
+		"consent": &audatex.ConsentRequiredError{Connection: "leeds"},
+		"client":  &audatex.Error{Operation: audatex.OpToken, Outcome: audatex.Forbidden},
+		"throttled": &audatex.Error{Operation: audatex.OpOrder, Outcome: audatex.Throttled,
+			RetryAfter: 20 * time.Millisecond}, "unknown": errors.New("network"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -259,7 +265,8 @@ func TestOrdersHeldByTheStoresTroubleAreNotToldOneByOne(t *testing.T) {
 		err  error
 		want string
 	}{
-		"store": {fmt.Errorf("token of connection leeds: %w", store.ErrUnavailable), "DEBUG"}, "vendor": {errors.New("network"), "WARN"},
+		"store":  {fmt.Errorf("token of connection leeds: %w", store.ErrUnavailable), "DEBUG"},
+		"vendor": {errors.New("network"), "WARN"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

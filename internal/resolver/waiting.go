@@ -70,7 +70,8 @@ func (r *runner) askProgress(ctx context.Context) (progress, error) {
 		case p := <-answer:
 			return p, nil
 		case <-r.ended:
-			return progress{}, fmt.Errorf("the notifications of connection %s are not resolved here any more", r.connection)
+			return progress{}, fmt.Errorf("the notifications of connection %s are not resolved here any more",
+				r.connection)
 		case <-ctx.Done():
 			return progress{}, fmt.Errorf("the runner of connection %s does not answer: %w", r.connection, ctx.Err())
 		}
@@ -79,7 +80,8 @@ func (r *runner) askProgress(ctx context.Context) (progress, error) {
 
 // progress returns how far the runner is. It is called within its turn.
 func (r *runner) progress() progress {
-	p := progress{held: r.cursor.Unsettled(), read: r.inbox.read, known: max(r.inbox.head, r.announced.highest()), ahead: r.cursor.Ahead()}
+	p := progress{held: r.cursor.Unsettled(), read: r.inbox.read,
+		known: max(r.inbox.head, r.announced.highest()), ahead: r.cursor.Ahead()}
 	if !r.inbox.started {
 		first, _ := relay.UnpackEntry(r.cursor.ReadFrom())
 		p.read = max(first, 1) - 1
@@ -130,7 +132,8 @@ func (r *runner) countUnlisted(ctx context.Context, p progress) (int, error) {
 		}
 		for _, it := range items {
 			s, waits := of[it.lane()]
-			if waits && it.entry() >= s.From && it.entry() <= s.Through && (it.page <= p.read || p.isAhead(it.entry())) {
+			if waits && it.entry() >= s.From && it.entry() <= s.Through &&
+				(it.page <= p.read || p.isAhead(it.entry())) {
 				n++
 			}
 		}

@@ -12,8 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/resolver"
 )
 
-// What waits is counted wherever it is: held by the reader, in lanes, behind what lanes list, or still in the inbox; and by
-// whoever owns the connection.
+// What waits is counted wherever it is: held by the reader, in lanes, behind what lanes list, or still in the inbox;
+// and by whoever owns the connection.
 func TestWhatWaitsIsCounted(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -23,7 +23,8 @@ func TestWhatWaitsIsCounted(t *testing.T) {
 	down.Store(true)
 	r.vendor.fail = func(string, string) error {
 		if down.Load() {
-			return &audatex.Error{Operation: audatex.OpOrder, Outcome: audatex.Unavailable, RetryAfter: 50 * time.Millisecond}
+			return &audatex.Error{Operation: audatex.OpOrder, Outcome: audatex.Unavailable,
+				RetryAfter: 50 * time.Millisecond}
 		}
 		return nil
 	}
@@ -44,7 +45,10 @@ func TestWhatWaitsIsCounted(t *testing.T) {
 				t.Logf("%d notifications of %s wait", n, connection)
 			}
 		}()
-		eventually(t, fmt.Sprintf("%d notifications of %s wait", want, connection), func() bool { n = waiting(res, connection); return n == want })
+		eventually(t, fmt.Sprintf("%d notifications of %s wait", want, connection), func() bool {
+			n = waiting(res, connection)
+			return n == want
+		})
 	}
 	a := resolver.New(r.config(r.store))
 	stop := r.work(a, 1)

@@ -135,7 +135,8 @@ func newBench(ctx context.Context) *bench {
 // put reports that a connection was written, delete that it was removed.
 func (b *bench) put(id, generation string, interval float64) store.Entry[relay.Connection] {
 	b.revision++
-	e := store.Entry[relay.Connection]{Key: id, Revision: b.revision, Value: relay.Connection{ID: id, Generation: generation, PollIntervalSeconds: interval}}
+	e := store.Entry[relay.Connection]{Key: id, Revision: b.revision,
+		Value: relay.Connection{ID: id, Generation: generation, PollIntervalSeconds: interval}}
 	b.tell(told{entry: e})
 	return e
 }
@@ -373,7 +374,8 @@ func TestRosterInvariants(t *testing.T) {
 			listed := false
 			for i := range rapid.IntRange(1, 40).Draw(rt, "steps") {
 				id := rapid.SampledFrom(ids).Draw(rt, "id")
-				switch rapid.SampledFrom([]string{"put", "put", "anew", "delete", "own", "own", "giveUp", "giveUp", "wait", "lost", "ready"}).Draw(rt, "step") {
+				switch rapid.SampledFrom([]string{"put", "put", "anew", "delete", "own", "own", "giveUp", "giveUp",
+					"wait", "lost", "ready"}).Draw(rt, "step") {
 				case "put":
 					if there[id] == "" {
 						there[id] = fmt.Sprint("g", i)
@@ -422,7 +424,8 @@ func TestRosterInvariants(t *testing.T) {
 				case generation == "" && w != nil:
 					rt.Fatalf("%s: a runner for what is gone", id)
 				case w != nil && (w.now.Generation != generation || w.lease.Epoch() != h.epoch || !b.ran(w)):
-					rt.Fatalf("%s: generation %s under epoch %d, want %s under %d", id, w.now.Generation, w.lease.Epoch(), generation, h.epoch)
+					rt.Fatalf("%s: generation %s under epoch %d, want %s under %d",
+						id, w.now.Generation, w.lease.Epoch(), generation, h.epoch)
 				}
 			}
 			for _, h := range held {

@@ -124,7 +124,8 @@ func TestTurnsDoNotWaitForOneAnother(t *testing.T) {
 		pass(time.Hour)
 		synctest.Wait()
 		if all.schedule.tasks != 0 || len(all.schedule.idle) != 0 || len(all.schedule.due) != 0 {
-			t.Errorf("%d tasks, %d workers, %d due after the end", all.schedule.tasks, len(all.schedule.idle), len(all.schedule.due))
+			t.Errorf("%d tasks, %d workers, %d due after the end",
+				all.schedule.tasks, len(all.schedule.idle), len(all.schedule.due))
 		}
 	})
 }
@@ -214,7 +215,8 @@ func TestTurnsInvariants(t *testing.T) {
 				}
 			}
 			if all.schedule.tasks != 0 || len(all.schedule.idle) != 0 || len(all.schedule.due) != 0 {
-				rt.Fatalf("%d tasks, %d workers, %d due after the end", all.schedule.tasks, len(all.schedule.idle), len(all.schedule.due))
+				rt.Fatalf("%d tasks, %d workers, %d due after the end",
+					all.schedule.tasks, len(all.schedule.idle), len(all.schedule.due))
 			}
 		})
 	})
