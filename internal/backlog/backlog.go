@@ -143,7 +143,8 @@ func (e *Estimate) Waiting(s State, now time.Time) (Waiting, Question) {
 // list.
 func (e *Estimate) ask(s State, now time.Time) Question {
 	q := Question{target: s.Target}
-	if from := s.Offered + 1; s.Idle && e.density == 0 && s.Log >= from && now.Sub(e.counted).Abs() >= e.countAgain(s.Target) {
+	if from := s.Offered + 1; s.Idle && e.density == 0 && s.Log >= from &&
+		now.Sub(e.counted).Abs() >= e.countAgain(s.Target) {
 		e.counted = now
 		q.from, q.through = from, s.Log
 	}
@@ -154,8 +155,8 @@ func (e *Estimate) ask(s State, now time.Time) Question {
 	return q
 }
 
-// countAgain returns the least time between two counts for a callback that reads nothing: sampleEvery where a sample has
-// found nothing.
+// countAgain returns the least time between two counts for a callback that reads nothing: sampleEvery where a sample
+// has found nothing.
 func (e *Estimate) countAgain(t *delivery.Target) time.Duration {
 	if e.none && sampled(t) {
 		return sampleEvery
@@ -223,7 +224,9 @@ func (q *Question) Ask(ctx context.Context, events *store.Events) {
 // count returns how many of the callback's events there are from a position on, and the log time of the first. Filters
 // must select at least all of them. Status and change are no part of a subject: if the callback's filter asks for them,
 // count reads the first events and estimates how many of the others match.
-func (q *Question) count(ctx context.Context, events *store.Events, from uint64, filters []string) (uint64, time.Time, error) {
+func (q *Question) count(
+	ctx context.Context, events *store.Events, from uint64, filters []string,
+) (uint64, time.Time, error) {
 	if !sampled(q.target) {
 		return events.Waiting(ctx, from, filters)
 	}

@@ -9,7 +9,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// A callback for which a sample of the log had nothing is sampled seldom: at every scrape each would read as much again.
+// A callback for which a sample of the log had nothing is sampled seldom: at every scrape each would read as much
+// again.
 func TestASampleWithoutEventsIsNotTakenAgainSoon(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -22,7 +23,8 @@ func TestASampleWithoutEventsIsNotTakenAgainSoon(t *testing.T) {
 		"changes":            {relay.Filter{ChangedOnly: true}, 0, sampleEvery},
 		"changes, and found": {relay.Filter{ChangedOnly: true}, 1, 0},
 	} {
-		s := State{Target: &delivery.Target{Callback: relay.Callback{Filter: tc.filter}}, Cursor: cursor.New(cursor.Policy{Concurrency: 1, Window: 1}), Log: 100, Behind: true, Idle: true}
+		s := State{Target: &delivery.Target{Callback: relay.Callback{Filter: tc.filter}},
+			Cursor: cursor.New(cursor.Policy{Concurrency: 1, Window: 1}), Log: 100, Behind: true, Idle: true}
 		now := time.Now()
 		var e Estimate
 		_, q := e.Waiting(s, now)

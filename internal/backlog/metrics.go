@@ -35,12 +35,15 @@ type Gauges struct {
 }
 
 var (
-	eventsDesc = desc("audatex_relay_callback_backlog", "Events that wait for a callback; estimated while it is behind the shared reader.")
-	oldestDesc = desc("audatex_relay_callback_oldest_waiting_seconds", "Age of the oldest event that waits for a callback, 0 if none does.")
+	eventsDesc = desc("audatex_relay_callback_backlog",
+		"Events that wait for a callback; estimated while it is behind the shared reader.")
+	oldestDesc = desc("audatex_relay_callback_oldest_waiting_seconds",
+		"Age of the oldest event that waits for a callback, 0 if none does.")
 	pausedDesc = desc("audatex_relay_callback_paused", "1 while a callback is paused; absent otherwise.")
 
 	disabledDesc = desc("audatex_relay_callback_disabled_seconds",
-		"For how long a callback has been disabled, because its receiver has failed for days (failing) or answered 410 (gone); absent otherwise.",
+		"For how long a callback has been disabled, because its receiver has failed for days (failing) or answered "+
+			"410 (gone); absent otherwise.",
 		"reason")
 	failingDesc = desc("audatex_relay_callback_failing_seconds",
 		"For how long every attempt at a callback has failed, and how the last one ended; absent otherwise.", "outcome")
@@ -48,10 +51,12 @@ var (
 		"1 while a callback's receiver fails for several orders and is only probed; absent otherwise.")
 	retryingDesc = desc("audatex_relay_callback_retrying_orders",
 		"Orders of a callback whose oldest event was refused and is tried again; absent while there is none.")
-	congestedDesc = desc("audatex_relay_callback_congested", "1 while a callback is slowed down because its receiver asks for less, "+
-		"or has as many orders in retry as it may; absent otherwise.")
+	congestedDesc = desc("audatex_relay_callback_congested",
+		"1 while a callback is slowed down because its receiver asks for less, "+
+			"or has as many orders in retry as it may; absent otherwise.")
 	certificateDesc = desc("audatex_relay_callback_certificate_expires_seconds",
-		"Time until the certificate of a callback's receiver ends, from 30 days or the last quarter of its life before, "+
+		"Time until the certificate of a callback's receiver ends, from 30 days or the last quarter of its life "+
+			"before, "+
 			"as its last connection showed; negative once it has ended; absent otherwise.")
 )
 
@@ -62,7 +67,8 @@ func desc(name, help string, more ...string) *prometheus.Desc {
 // Describe implements prometheus.Collector.
 func (g Gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		eventsDesc, oldestDesc, pausedDesc, disabledDesc, failingDesc, openDesc, retryingDesc, congestedDesc, certificateDesc,
+		eventsDesc, oldestDesc, pausedDesc, disabledDesc, failingDesc, openDesc, retryingDesc, congestedDesc,
+		certificateDesc,
 	} {
 		ch <- d
 	}
@@ -78,7 +84,8 @@ func (g Gauges) Collect(ch chan<- prometheus.Metric) {
 
 func (c *Condition) collect(ch chan<- prometheus.Metric, now time.Time) {
 	gauge := func(d *prometheus.Desc, value float64, more ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, append([]string{c.Callback, c.Client}, more...)...)
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value,
+			append([]string{c.Callback, c.Client}, more...)...)
 	}
 	gauge(eventsDesc, float64(c.Events))
 	gauge(oldestDesc, c.OldestSeconds)

@@ -21,7 +21,8 @@ func TestGauges(t *testing.T) {
 	hour := time.Now().Add(-time.Hour)
 	g := Gauges{Each: func(_ context.Context, each func(Condition)) {
 		each(Condition{Callback: "well", Client: "acme", Events: 2, OldestSeconds: 0.5})
-		each(Condition{Callback: "down", Client: "acme", Events: 40, OldestSeconds: 3600, FailingSince: hour, Failure: sender.Refused, Open: true, Retrying: 3})
+		each(Condition{Callback: "down", Client: "acme", Events: 40, OldestSeconds: 3600, FailingSince: hour,
+			Failure: sender.Refused, Open: true, Retrying: 3})
 		each(Condition{Callback: "taken", Client: "", FailingSince: hour})
 		each(Condition{Callback: "off", Client: "bond", Disabled: &relay.Disabled{Reason: "gone", At: hour}})
 		each(Condition{Callback: "rests", Client: "bond", Paused: true, Congested: true, CertificateEnds: hour})
@@ -40,8 +41,10 @@ func TestGauges(t *testing.T) {
 	}
 	for _, want := range []string{
 		`backlog{callback="well",client="acme"} 2`, `oldest_waiting_seconds{callback="well",client="acme"} 0.5`,
-		`backlog{callback="down",client="acme"} 40`, `failing_seconds{callback="down",client="acme",outcome="refused"} 36`,
-		`circuit_open{callback="down",client="acme"} 1`, `failing_seconds{callback="taken",client="",outcome="unknown"} 36`,
+		`backlog{callback="down",client="acme"} 40`,
+		`failing_seconds{callback="down",client="acme",outcome="refused"} 36`,
+		`circuit_open{callback="down",client="acme"} 1`,
+		`failing_seconds{callback="taken",client="",outcome="unknown"} 36`,
 		`retrying_orders{callback="down",client="acme"} 3`,
 		`disabled_seconds{callback="off",client="bond",reason="gone"} 36`, `backlog{callback="off",client="bond"} 0`,
 		`paused{callback="rests",client="bond"} 1`, `congested{callback="rests",client="bond"} 1`,
@@ -75,7 +78,8 @@ func TestSeriesOfManyCallbacks(t *testing.T) {
 		t.Errorf("%d series while all are well", n)
 	}
 	now := time.Now()
-	if n := series(Condition{FailingSince: now, Open: true, Retrying: 1, Congested: true, CertificateEnds: now}); n > 7*many {
+	if n := series(Condition{FailingSince: now, Open: true, Retrying: 1, Congested: true,
+		CertificateEnds: now}); n > 7*many {
 		t.Errorf("%d series while all are in trouble", n)
 	}
 }

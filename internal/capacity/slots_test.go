@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Whatever clients and callbacks do: there are never more attempts than slots, the books are right, nobody who may have a
-// slot waits, and no client is kept from its guaranteed part while there are free slots.
+// Whatever clients and callbacks do: there are never more attempts than slots, the books are right, nobody who may have
+// a slot waits, and no client is kept from its guaranteed part while there are free slots.
 func TestSlotsHoldTheirInvariants(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -21,7 +21,8 @@ func TestSlotsHoldTheirInvariants(t *testing.T) {
 		for range rapid.IntRange(1, 120).Draw(t, "steps") {
 			switch op := rapid.IntRange(0, 10).Draw(t, "op"); {
 			case op == 0 || len(all) == 0:
-				client, n := fmt.Sprint("client", rapid.IntRange(0, 4).Draw(t, "client")), rapid.IntRange(0, 8).Draw(t, "callback")
+				client, n := fmt.Sprint("client", rapid.IntRange(0, 4).Draw(t, "client")),
+					rapid.IntRange(0, 8).Draw(t, "callback")
 				var a *Allowance
 				a = p.Join(client, fmt.Sprint(client, " ", n%3), func() { woken <- a })
 				all = append(all, a)
@@ -47,7 +48,8 @@ func TestSlotsHoldTheirInvariants(t *testing.T) {
 			case op == 9:
 				rapid.SampledFrom(all).Draw(t, "declines").Decline()
 			default:
-				rapid.SampledFrom(all).Draw(t, "bounds").SetLimits(rapid.IntRange(0, 4).Draw(t, "concurrency"), rapid.IntRange(0, 3).Draw(t, "most"), 0)
+				rapid.SampledFrom(all).Draw(t, "bounds").SetLimits(rapid.IntRange(0, 4).Draw(t, "concurrency"),
+					rapid.IntRange(0, 3).Draw(t, "most"), 0)
 			}
 			p.check(t, all, used)
 		}
@@ -96,7 +98,8 @@ func (p *Slots) check(t *rapid.T, all []*Allowance, used map[*Allowance]int) {
 		}
 	}
 	if p.taken != taken || p.aboveGuaranteed != beyond || taken > p.limit {
-		t.Fatalf("booked %d and %d beyond, there are %d and %d of %d", p.taken, p.aboveGuaranteed, taken, beyond, p.limit)
+		t.Fatalf("booked %d and %d beyond, there are %d and %d of %d",
+			p.taken, p.aboveGuaranteed, taken, beyond, p.limit)
 	}
 }
 
@@ -166,7 +169,8 @@ func TestFreedPlacesGoToWhoHasFewest(t *testing.T) {
 			synctest.Wait()
 		}
 		if starved.taken != 1 {
-			t.Fatalf("of %d slots given back the callback without any gets %d, woken %d times", taken, starved.taken, woken)
+			t.Fatalf("of %d slots given back the callback without any gets %d, woken %d times",
+				taken, starved.taken, woken)
 		}
 		for i := range 100 { // it has work without end: at each end of an attempt it is the one with the fewest
 			starved.Release()
@@ -191,7 +195,8 @@ func TestOneClientAloneLeavesSomeForTheNext(t *testing.T) {
 	}
 }
 
-// A replay shares a callback's concurrency with its deliveries: together they have no more, neither keeps the other out.
+// A replay shares a callback's concurrency with its deliveries: together they have no more, neither keeps the other
+// out.
 func TestReadersOfACallbackShareItsConcurrency(t *testing.T) {
 	t.Parallel()
 	p := NewSlots(1000)

@@ -15,8 +15,8 @@ const (
 	// firstHold is the same for the first refusal of several, unless it is about the rate (429): perhaps only one of
 	// many servers is in trouble. If the next attempts are refused as well, longestHold counts.
 	firstHold = 5 * time.Second
-	// windowAnswers and windowTime are the least number of responses, and the least time, from which a share of refusals
-	// is calculated.
+	// windowAnswers and windowTime are the least number of responses, and the least time, from which a share of
+	// refusals is calculated.
 	windowAnswers = 20
 	windowTime    = time.Second
 	// windowGap is the longest time within a window in which nothing is sent.

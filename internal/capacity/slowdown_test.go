@@ -24,7 +24,8 @@ type slowSim struct {
 }
 
 func newSlowSim() *slowSim {
-	s := &slowSim{allowance: NewSlots(100).Join("shop", "cb", func() {}), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	s := &slowSim{allowance: NewSlots(100).Join("shop", "cb", func() {}),
+		now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 	s.allowance.SetLimits(simConcurrency, simConcurrency, 0)
 	return s
 }
@@ -68,7 +69,8 @@ func takes(perSecond int, spread, asks bool) func(time.Time) (bool, bool) {
 	}
 }
 
-// A receiver that takes so many a second, and refuses all others, is sent about as many. Once it takes more it gets all again.
+// A receiver that takes so many a second, and refuses all others, is sent about as many. Once it takes more it gets all
+// again.
 func TestAnOverloadedReceiverGetsWhatItTakes(t *testing.T) {
 	t.Parallel()
 	for _, perSecond := range []int{2, 50} {
@@ -146,8 +148,8 @@ func TestRetryAfterHoldsACallback(t *testing.T) {
 	}
 }
 
-// One refusal of 503 among many successes may be that of one server of many: it holds the callback for seconds only. If what
-// follows is refused as well, all of it waits.
+// One refusal of 503 among many successes may be that of one server of many: it holds the callback for seconds only. If
+// what follows is refused as well, all of it waits.
 func TestOneRefusalDoesNotHoldACallbackForLong(t *testing.T) {
 	t.Parallel()
 	live := NewSlots(10).Join("shop", "cb", func() {})
@@ -171,17 +173,21 @@ func TestOneRefusalDoesNotHoldACallbackForLong(t *testing.T) {
 	}
 }
 
-// The time in which nothing was sent, because nothing waited or the receiver had asked for that, does not show how much it takes.
+// The time in which nothing was sent, because nothing waited or the receiver had asked for that, does not show how much
+// it takes.
 func TestATimeWithoutAttemptsSlowsNobodyDown(t *testing.T) {
 	t.Parallel()
 	t.Run("Retry-After", func(t *testing.T) {
 		t.Parallel()
 		s := newSlowSim()
-		s.after, s.receiver = time.Minute, func(now time.Time) (bool, bool) { return now.Second() == 0 && now.Minute() == 0, true }
+		s.after, s.receiver = time.Minute, func(now time.Time) (bool, bool) {
+			return now.Second() == 0 && now.Minute() == 0, true
+		}
 		s.run(time.Minute + time.Second)
 		s.run(10 * time.Second)
 		if s.sent < 3000 {
-			t.Errorf("after a wait of a minute it is sent %d of 4000 in ten seconds, slowed to %+v", s.sent, s.allowance.Slowed(s.now))
+			t.Errorf("after a wait of a minute it is sent %d of 4000 in ten seconds, slowed to %+v",
+				s.sent, s.allowance.Slowed(s.now))
 		}
 	})
 	t.Run("idle", func(t *testing.T) {
@@ -196,7 +202,8 @@ func TestATimeWithoutAttemptsSlowsNobodyDown(t *testing.T) {
 		s.receiver = func(time.Time) (bool, bool) { refuses := first; first = false; return refuses, true }
 		s.run(10 * time.Second)
 		if s.sent < 3000 {
-			t.Errorf("after a quiet time it is sent %d of 4000 in ten seconds, slowed to %+v", s.sent, s.allowance.Slowed(s.now))
+			t.Errorf("after a quiet time it is sent %d of 4000 in ten seconds, slowed to %+v",
+				s.sent, s.allowance.Slowed(s.now))
 		}
 	})
 }

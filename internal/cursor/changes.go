@@ -66,8 +66,8 @@ func (c *Cursor) loadLane(s *Lane, end uint64, now time.Time) error {
 	}
 	l := &lane{
 		admitted: true, handed: true, openFrom: s.OpenFrom,
-		attempts: s.Attempts, spent: s.Spent, failingSince: s.FailingSince, reason: s.Reason, reasonSince: s.ReasonSince,
-		next: s.Next, wait: time.Duration(s.WaitMillis) * time.Millisecond,
+		attempts: s.Attempts, spent: s.Spent, failingSince: s.FailingSince, reason: s.Reason,
+		reasonSince: s.ReasonSince, next: s.Next, wait: time.Duration(s.WaitMillis) * time.Millisecond,
 	}
 	if n := len(s.Entries); n > 0 {
 		l.known = s.Entries[n-1]
@@ -214,8 +214,8 @@ func (c *Cursor) snapshot(q *queue) Lane {
 	return Lane{
 		V: version, Order: q.order, Entries: seqs(q.items), OpenFrom: l.openFrom,
 		Attempts: l.attempts, Spent: l.spent, FailingSince: stamp(l.failingSince),
-		Reason: l.reason, ReasonSince: stamp(l.reasonSince), Next: stamp(l.next), WaitMillis: l.wait.Milliseconds(), Early: l.early,
-		Epoch: c.carried.Epoch, Generation: c.carried.Generation,
+		Reason: l.reason, ReasonSince: stamp(l.reasonSince), Next: stamp(l.next), WaitMillis: l.wait.Milliseconds(),
+		Early: l.early, Epoch: c.carried.Epoch, Generation: c.carried.Generation,
 	}
 }
 

@@ -97,7 +97,8 @@ func (c *Cursor) nextProbe(now time.Time) (*queue, time.Time, bool) {
 	if c.health.NextProbe.After(now) {
 		return nil, c.health.NextProbe, true
 	}
-	if q := c.queues[c.wanted]; c.wanted != "" && q != nil && (q.in == &c.dueLanes || q.in == &c.ready && fresh != nil) {
+	if q := c.queues[c.wanted]; c.wanted != "" && q != nil &&
+		(q.in == &c.dueLanes || q.in == &c.ready && fresh != nil) {
 		return q, now, true
 	}
 	if fresh != nil && c.health.Probes%2 == 1 {

@@ -246,8 +246,8 @@ func TestLittleIsHeldWhileOpen(t *testing.T) {
 	wantEqual(t, "room", c.Room(), false)
 }
 
-// Attempts that are made before their time (after a resume, a test, a retry, when the circuit closes) do not use up those of
-// the schedule, and leave them when they are due, also after a crash.
+// Attempts that are made before their time (after a resume, a test, a retry, when the circuit closes) do not use up
+// those of the schedule, and leave them when they are due, also after a crash.
 func TestAnEarlyAttemptIsNotCounted(t *testing.T) {
 	t.Parallel()
 	p := Policy{Concurrency: 4, Schedule: []time.Duration{time.Hour, time.Hour}}
@@ -350,7 +350,8 @@ func TestAnOpenCircuitOutlivesWhatWaited(t *testing.T) {
 func TestManyRefusedOrdersDoNotHoldUpTheOthers(t *testing.T) {
 	t.Parallel()
 	const refused, others = 40, 20
-	c := New(Policy{Concurrency: 4, Schedule: []time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour}, Forever: true, CircuitFailures: 5})
+	c := New(Policy{Concurrency: 4, Schedule: []time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minute,
+		2 * time.Hour}, Forever: true, CircuitFailures: 5})
 	bad := func(order string) bool { return order[0] == 'x' }
 	for i := range refused + others {
 		kind := 'x'

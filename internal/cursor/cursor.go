@@ -78,8 +78,9 @@ type Cursor struct {
 	version               uint64
 	docVersion, docStored uint64
 	dirty                 []*queue
-	gone                  map[string]uint64 // lanes to be removed from the store, and the version at which that was noted
-	latest                time.Time         // the latest time seen, to detect a clock set back
+	// lanes to be removed from the store, and the version at which that was noted
+	gone   map[string]uint64
+	latest time.Time // the latest time seen, to detect a clock set back
 }
 
 // New returns a cursor at the beginning of the log. Advance moves it to its first position.
@@ -102,9 +103,8 @@ func (c *Cursor) SetCarried(v Carried) {
 	}
 }
 
-// Offer hands the next entry of the log to the cursor. Entries must come in ascending order; the
-// entries between two offered ones belong to others. Entries that are offered again, for example
-// after a reload, are recognised.
+// Offer hands the next entry of the log to the cursor. Entries must come in ascending order; the entries between two
+// offered ones belong to others. Entries that are offered again, for example after a reload, are recognised.
 func (c *Cursor) Offer(e Entry) Verdict {
 	if e.Seq <= c.high {
 		return Ignored
@@ -185,9 +185,8 @@ func (c *Cursor) shorten(q *queue) {
 	q.items = q.items[:LaneEntries:LaneEntries]
 }
 
-// Advance records that everything up to seq has been offered: what lies between the last offer and
-// seq belongs to others. It does not pass an entry that was refused. It does not make the document
-// dirty.
+// Advance records that everything up to seq has been offered: what lies between the last offer and seq belongs to
+// others. It does not pass an entry that was refused. It does not make the document dirty.
 func (c *Cursor) Advance(seq uint64) {
 	if c.refused != 0 && seq >= c.refused {
 		return
@@ -253,8 +252,7 @@ func (c *Cursor) findAhead(seq uint64) (int, bool) {
 	})
 }
 
-// addAhead records that seq, which is above high, is done: a lane knew the entry before the reader
-// came to it again.
+// addAhead records that seq, which is above high, is done: a lane knew the entry before the reader came to it again.
 func (c *Cursor) addAhead(seq uint64) {
 	i, ahead := c.findAhead(seq)
 	if ahead {
@@ -322,8 +320,7 @@ func (c *Cursor) drop(q *queue) {
 		c.ForgetFailingSince()
 	}
 	if len(c.queues) == 0 && c.mostQueue > 16 {
-		// Maps and heaps never shrink, and ten thousand quiet cursors must not keep their largest
-		// size.
+		// Maps and heaps never shrink, and ten thousand quiet cursors must not keep their largest size.
 		c.queues, c.mostQueue = nil, 0
 		c.ready.qs, c.dueLanes.qs, c.dirty = nil, nil, nil
 	}

@@ -121,7 +121,9 @@ func (d Document) Settled(e Entry, lane *Lane, quiet uint64) bool {
 	if !d.Behind {
 		position = max(position, quiet)
 	}
-	return e.Seq <= position || slices.ContainsFunc(d.Done, func(r Range) bool { return r[0] <= e.Seq && e.Seq <= r[1] })
+	return e.Seq <= position || slices.ContainsFunc(d.Done, func(r Range) bool {
+		return r[0] <= e.Seq && e.Seq <= r[1]
+	})
 }
 
 // DecodeDocument parses a stored Document. It ignores unknown fields; contradictory data is an
@@ -165,7 +167,8 @@ func (d *Document) validate() error {
 		case i == 0 && r[0] <= end:
 			return fmt.Errorf("position %d is beyond done range [%d,%d]", end, r[0], r[1])
 		case r[0] <= end:
-			return fmt.Errorf("done range %d [%d,%d] is not above the one before it, which ends at %d", i, r[0], r[1], end)
+			return fmt.Errorf("done range %d [%d,%d] is not above the one before it, which ends at %d",
+				i, r[0], r[1], end)
 		}
 		end = r[1]
 	}

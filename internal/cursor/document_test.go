@@ -12,8 +12,10 @@ func TestDecodeDocument(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
 		`{"v":1,"position":3}`: "",
-		`{"v":1,"position":3,"done":[[4,4],[5,9]],"unknown":{"a":1},"epoch":7,"generation":"g","behind":true,"resumedCount":2}`: "",
-		`{"v":1,"position":3,"health":{"failures":4,"several":true,"open":true,"failingSince":"2026-01-15T09:00:00+01:00"}}`:    "",
+		`{"v":1,"position":3,"done":[[4,4],[5,9]],"unknown":{"a":1},"epoch":7,"generation":"g","behind":true,` +
+			`"resumedCount":2}`: "",
+		`{"v":1,"position":3,"health":{"failures":4,"several":true,"open":true,` +
+			`"failingSince":"2026-01-15T09:00:00+01:00"}}`: "",
 		``:                                           "unexpected end",
 		`{"v":2,"position":3}`:                       "version 2 is not 1",
 		`{"position":3}`:                             "version 0 is not 1",
@@ -78,9 +80,13 @@ func checkError(t *testing.T, in string, err error, want string) {
 // FuzzLoad checks that every document that Load accepts can be used, and is stored again in a form
 // that Load accepts.
 func FuzzLoad(f *testing.F) {
-	f.Add([]byte(`{"v":1,"position":3,"done":[[5,9],[11,11]],"skipped":[{"seq":6,"order":"b"},{"seq":15,"order":"a"}],"health":{"failures":9,"several":true,"open":true,"nextProbe":"2026-01-15T09:00:00Z","probeWaitMillis":5000},"resumed":"2026-01-15T09:00:00Z"}`),
-		[]byte(`{"v":1,"order":"a","entries":[1,4,12],"openFrom":14,"attempts":3,"spent":true,"next":"2026-01-15T10:00:00Z","waitMillis":5000}`), uint64(3))
-	f.Add([]byte(`{"v":1,"position":18446744073709551615}`), []byte(`{"v":1,"entries":[18446744073709551615]}`), uint64(0))
+	f.Add([]byte(`{"v":1,"position":3,"done":[[5,9],[11,11]],"skipped":[{"seq":6,"order":"b"},{"seq":15,"order":"a"}],`+
+		`"health":{"failures":9,"several":true,"open":true,"nextProbe":"2026-01-15T09:00:00Z","probeWaitMillis":5000},`+
+		`"resumed":"2026-01-15T09:00:00Z"}`),
+		[]byte(`{"v":1,"order":"a","entries":[1,4,12],"openFrom":14,"attempts":3,"spent":true,`+
+			`"next":"2026-01-15T10:00:00Z","waitMillis":5000}`), uint64(3))
+	f.Add([]byte(`{"v":1,"position":18446744073709551615}`),
+		[]byte(`{"v":1,"entries":[18446744073709551615]}`), uint64(0))
 	f.Fuzz(func(t *testing.T, doc, lane []byte, step uint64) {
 		d, err := DecodeDocument(doc)
 		if err != nil {

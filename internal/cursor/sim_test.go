@@ -188,7 +188,8 @@ func (s *sim) offer(n int) {
 					s.fail("offer", "a refusal of %d moved the reader from %d to %d", s.read, high, s.c.high)
 				}
 				if s.chance(50) { // what comes after must be refused as well
-					if next := s.read + 1; next <= s.lastSeq() && s.log[next] != "" && s.c.Offer(Entry{next, s.key(next)}) != Full {
+					if next := s.read + 1; next <= s.lastSeq() && s.log[next] != "" &&
+						s.c.Offer(Entry{next, s.key(next)}) != Full {
 						s.fail("offer", "%d was accepted after %d had been refused", next, s.read)
 					}
 				}
@@ -320,7 +321,8 @@ func (s *sim) drain() {
 		}
 	}
 	s.c.Advance(s.lastSeq())
-	if !s.c.Idle() || s.c.skipped.n != 0 || s.c.Position() != s.lastSeq() || s.c.Unsettled() != 0 || s.c.InFlight() != 0 ||
+	if !s.c.Idle() || s.c.skipped.n != 0 || s.c.Position() != s.lastSeq() ||
+		s.c.Unsettled() != 0 || s.c.InFlight() != 0 ||
 		s.c.Lanes() != 0 {
 		s.fail("stuck", "all is settled, but the cursor stands at %d of %d with %d entries, %d in flight, %d lanes",
 			s.c.Position(), s.lastSeq(), s.c.Unsettled(), s.c.InFlight(), s.c.Lanes())

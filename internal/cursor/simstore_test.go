@@ -115,7 +115,9 @@ func (s *sim) checkCovered() {
 		byOrder[l.Order] = l
 	}
 	covered := func(seq uint64) bool {
-		return seq <= d.Position || slices.ContainsFunc(d.Done, func(r Range) bool { return r[0] <= seq && seq <= r[1] })
+		return seq <= d.Position || slices.ContainsFunc(d.Done, func(r Range) bool {
+			return r[0] <= seq && seq <= r[1]
+		})
 	}
 	for seq := uint64(1); seq <= s.lastSeq(); seq++ {
 		if s.log[seq] == "" || s.settled[seq] > 0 || !covered(seq) {

@@ -51,7 +51,8 @@ func TestShardsThatComeTogetherAreReadTogether(t *testing.T) {
 			})
 		}
 		loading.Wait()
-		if n := asked("CONSUMER.CREATE.KV_relay_cursors."); n == 0 || n > max(shards/2, 3) { // a busy machine may let some come late
+		// a busy machine may let some come late
+		if n := asked("CONSUMER.CREATE.KV_relay_cursors."); n == 0 || n > max(shards/2, 3) {
 			t.Errorf("the documents of %d shards were listed %d times", shards, n)
 		}
 	}

@@ -77,9 +77,12 @@ func (s *Store) StoreWatermark(ctx context.Context, w *Watermark, at uint64) (la
 }
 
 // putWatermark writes a watermark and notes what is stored now, if that is known.
-func (s *Store) putWatermark(ctx context.Context, w *Watermark, at uint64, readUnclear bool) store.OwnedResult[store.Watermark] {
+func (s *Store) putWatermark(
+	ctx context.Context, w *Watermark, at uint64, readUnclear bool,
+) store.OwnedResult[store.Watermark] {
 	r := store.PutOwned(ctx, s.store.Watermarks, []store.Put[store.Watermark]{{
-		Key: store.WatermarkKey(w.shard, eventLog), Value: store.Watermark{Epoch: w.epoch, Position: at}, Revision: w.revision,
+		Key: store.WatermarkKey(w.shard, eventLog), Value: store.Watermark{Epoch: w.epoch, Position: at},
+		Revision: w.revision,
 	}}, readUnclear)[0]
 	switch r.Outcome {
 	case store.Written: // the entry may be the revision alone

@@ -24,7 +24,8 @@ func TestAWatermarkKnowsWhatIsStored(t *testing.T) {
 		t.Helper()
 		later, err := s.StoreWatermark(t.Context(), mark, at)
 		there, _, failed := w.store.Watermarks.Get(t.Context(), store.WatermarkKey(7, "events"))
-		if err != nil || failed != nil || later != wantLater || mark.Stored != want || later == 0 && there.Position != want {
+		if err != nil || failed != nil || later != wantLater || mark.Stored != want ||
+			later == 0 && there.Position != want {
 			t.Fatalf("after %d: %+v, stored is %+v, later %d, %v, %v", at, mark, there, later, err, failed)
 		}
 	}

@@ -108,7 +108,8 @@ func (a *Attempt) AdjustRate(allowance *capacity.Allowance, now time.Time, probe
 		allowance.Accepted(now, a.Sent.At)
 	case a.Sent.Overloaded():
 		allowance.Refused(now, capacity.Refusal{
-			Began: a.Sent.At, Asked: a.Sent.Outcome == sender.Throttled, Whole: a.Sent.Status == http.StatusTooManyRequests,
+			Began: a.Sent.At, Asked: a.Sent.Outcome == sender.Throttled,
+			Whole:      a.Sent.Status == http.StatusTooManyRequests,
 			RetryAfter: a.Sent.RetryAfter,
 		})
 	}

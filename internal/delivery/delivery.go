@@ -78,9 +78,10 @@ func New(c Config) *Deliverer {
 		c.HeldBytes = DefaultHeldBytes
 	}
 	d := &Deliverer{
-		Targets: newTargets(c.Store, c.Log), Slots: capacity.NewSlots(c.MaxAttempts), Bodies: capacity.NewBodies(c.HeldBytes),
-		Memory: capacity.NewMemory(c.HeldBytes), Metrics: NewMetrics(c.Metrics),
-		store: c.Store, sender: c.Sender, chains: chains{last: map[string]relay.AttemptsEnd{}},
+		Targets: newTargets(c.Store, c.Log), Slots: capacity.NewSlots(c.MaxAttempts),
+		Bodies: capacity.NewBodies(c.HeldBytes), Memory: capacity.NewMemory(c.HeldBytes),
+		Metrics: NewMetrics(c.Metrics), store: c.Store, sender: c.Sender,
+		chains: chains{last: map[string]relay.AttemptsEnd{}},
 	}
 	d.register(c.Metrics, c.MaxAttempts)
 	return d

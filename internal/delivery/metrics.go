@@ -36,31 +36,39 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
 		return f.NewHistogram(prometheus.HistogramOpts{
 			Name: name, Help: help, Buckets: buckets,
-			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100,
+			NativeHistogramMinResetDuration: time.Hour,
 		})
 	}
-	attempts := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_attempts_total", Help: "Attempts of deliveries by outcome."}, []string{"outcome"})
-	deliveries := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_deliveries_total", Help: "Deliveries that ended, by how."}, []string{"status"})
+	attempts := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_attempts_total",
+		Help: "Attempts of deliveries by outcome."}, []string{"outcome"})
+	deliveries := f.NewCounterVec(prometheus.CounterOpts{Name: "audatex_relay_deliveries_total",
+		Help: "Deliveries that ended, by how."}, []string{"status"})
 	punctual := f.NewCounterVec(prometheus.CounterOpts{
 		Name: "audatex_relay_slo_events_total",
-		Help: "Events delivered to receivers that did not fail meanwhile, by whether that was within 60 seconds of receipt. " +
-			"Late is what the relay itself has delayed by more.",
+		Help: "Events delivered to receivers that did not fail meanwhile, by whether that was within 60 seconds of " +
+			"receipt. Late is what the relay itself has delayed by more.",
 	}, []string{"in_time"})
 	leftOut := f.NewCounterVec(prometheus.CounterOpts{
 		Name: "audatex_relay_slo_left_out_events_total",
-		Help: "Delivered events that audatex_relay_slo_events_total leaves out, by who held them back: the receiver (or its callback's owner), or the vendor.",
+		Help: "Delivered events that audatex_relay_slo_events_total leaves out, by who held them back: the receiver " +
+			"(or its callback's owner), or the vendor.",
 	}, []string{"by"})
 	m := &Metrics{
 		unread: f.NewCounter(prometheus.CounterOpts{
 			Name: "audatex_relay_expired_unread_total",
-			Help: "Events that left the log before they were read for a callback, by estimate: at least one of each stretch.",
+			Help: "Events that left the log before they were read for a callback, by estimate: at least one of each " +
+				"stretch.",
 		}),
 		inTime: punctual.WithLabelValues("true"), late: punctual.WithLabelValues("false"),
-		leftOut:  [...]prometheus.Counter{byReceiver: leftOut.WithLabelValues("receiver"), byVendor: leftOut.WithLabelValues("vendor")},
+		leftOut: [...]prometheus.Counter{byReceiver: leftOut.WithLabelValues("receiver"),
+			byVendor: leftOut.WithLabelValues("vendor")},
 		attempts: map[sender.Outcome]prometheus.Counter{}, deliveries: map[relay.DeliveryStatus]prometheus.Counter{},
-		took: histogram("audatex_relay_attempt_duration_seconds", "Time from the beginning of an attempt until its answer was read or given up.",
+		took: histogram("audatex_relay_attempt_duration_seconds",
+			"Time from the beginning of an attempt until its answer was read or given up.",
 			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}),
-		latency: histogram("audatex_relay_event_to_delivery_seconds", "Time from an event's arrival in the log until a receiver had taken it.",
+		latency: histogram("audatex_relay_event_to_delivery_seconds",
+			"Time from an event's arrival in the log until a receiver had taken it.",
 			[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300, 3600, 86400}),
 		created: histogram("audatex_relay_created_to_delivery_seconds",
 			"Time from the vendor's CreatedAt of a notification until a receiver had taken its event.",
@@ -72,7 +80,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for _, o := range sender.Outcomes() {
 		m.attempts[o] = attempts.WithLabelValues(o.String())
 	}
-	for _, s := range []relay.DeliveryStatus{relay.DeliveryDelivered, relay.DeliveryFailed, relay.DeliverySkipped, relay.DeliveryExpired} {
+	for _, s := range []relay.DeliveryStatus{relay.DeliveryDelivered, relay.DeliveryFailed,
+		relay.DeliverySkipped, relay.DeliveryExpired} {
 		m.deliveries[s] = deliveries.WithLabelValues(string(s))
 	}
 	return m
@@ -107,7 +116,9 @@ func (d *Deliverer) register(reg prometheus.Registerer, limit int) {
 	gauge := func(name, help string, value func() float64) {
 		f.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
-	gauge("audatex_relay_attempts_limit", "How many attempts may be under way at once.", func() float64 { return float64(limit) })
+	gauge("audatex_relay_attempts_limit", "How many attempts may be under way at once.", func() float64 {
+		return float64(limit)
+	})
 	gauge("audatex_relay_attempts_under_way", "Attempts of deliveries that are under way.",
 		func() float64 { return float64(d.Slots.Taken()) })
 	gauge("audatex_relay_callbacks_waiting_for_attempts",

@@ -39,22 +39,29 @@ func TestPunctual(t *testing.T) {
 		{what: "held by the vendor, and then by the relay", came: 61, now: 62, held: 60, late: true},
 		{what: "held by the vendor for a moment", came: 0.5, now: 0.6, held: 0.4},
 		{what: "the receiver failed", came: 0.1, now: 5.5, troubles: failed, receiver: true},
-		{what: "the receiver failed, and it was in time", received: 4.5, came: 4.5, now: 5.1, troubles: failed, receiver: true},
+		{what: "the receiver failed, and it was in time", received: 4.5, came: 4.5, now: 5.1,
+			troubles: failed, receiver: true},
 		{what: "while it caught up", received: 6, came: 6, now: 9, troubles: failed, receiver: true},
-		{what: "the receiver failed before, and the relay was slow then", received: 6, came: 6, now: 11.5, troubles: failed, late: true},
+		{what: "the receiver failed before, and the relay was slow then", received: 6, came: 6, now: 11.5,
+			troubles: failed, late: true},
 		{what: "long after the receiver failed", received: 20, came: 20, now: 20.1, troubles: failed},
 		{what: "paused", came: 0.1, now: 300, troubles: paused, receiver: true},
-		{what: "its own attempts failed", came: 0.1, now: 10, batch: cursor.Batch{FailingSince: at(0.5)}, receiver: true},
-		{what: "its first attempt came late, and failed", came: 0.1, now: 2, batch: cursor.Batch{FailingSince: at(1.5)}, late: true},
-		{what: "its order had failed long before it came", received: 8, came: 8, now: 10, batch: cursor.Batch{FailingSince: at(0)}, receiver: true},
+		{what: "its own attempts failed", came: 0.1, now: 10,
+			batch: cursor.Batch{FailingSince: at(0.5)}, receiver: true},
+		{what: "its first attempt came late, and failed", came: 0.1, now: 2,
+			batch: cursor.Batch{FailingSince: at(1.5)}, late: true},
+		{what: "its order had failed long before it came", received: 8, came: 8, now: 10,
+			batch: cursor.Batch{FailingSince: at(0)}, receiver: true},
 		{what: "behind an event that failed", came: 0.1, now: 10, batch: cursor.Batch{Healed: at(9.9)}, receiver: true},
-		{what: "behind an event that failed, and then late", came: 0.1, now: 10, batch: cursor.Batch{Healed: at(8)}, late: true},
+		{what: "behind an event that failed, and then late", came: 0.1, now: 10,
+			batch: cursor.Batch{Healed: at(8)}, late: true},
 		{what: "of an order that failed once", received: 20, came: 20, now: 20.1, batch: cursor.Batch{Healed: at(9)}},
 	} {
 		m := NewMetrics(nil)
 		ev := &Event{Stored: store.Stored{ReceivedAt: at(c.received), Time: at(c.came), Held: minutes(c.held)}}
 		m.Punctual(ev, &c.batch, &c.troubles, at(c.now))
-		got := [...]bool{counted(m.late), counted(m.leftOut[byReceiver]), counted(m.leftOut[byVendor]), counted(m.inTime)}
+		got := [...]bool{counted(m.late), counted(m.leftOut[byReceiver]),
+			counted(m.leftOut[byVendor]), counted(m.inTime)}
 		if want := [...]bool{c.late, c.receiver, c.vendor, !c.late && !c.receiver && !c.vendor}; got != want {
 			t.Errorf("%s: late, the receiver's, the vendor's, in time: %v, want %v", c.what, got, want)
 		}
@@ -68,8 +75,8 @@ func TestPunctual(t *testing.T) {
 
 func counted(c prometheus.Counter) bool { return testutil.ToFloat64(c) > 0 }
 
-// A relay that is a minute and a half late with everything is seen to be, also by the deliveries to a receiver that fails for
-// two seconds of every minute.
+// A relay that is a minute and a half late with everything is seen to be, also by the deliveries to a receiver that
+// fails for two seconds of every minute.
 func TestPunctualOfASlowRelay(t *testing.T) {
 	t.Parallel()
 	m := NewMetrics(nil)

@@ -122,12 +122,13 @@ func (d *Deliverer) prepare(ctx context.Context, all Records) (last relay.Attemp
 	}
 	stored := 0
 	if r.unclear && last.Position > r.from {
-		err := attempts.Walk(ctx, r.callback, r.generation, last.Position, func(seq uint64, _ time.Time, b relay.AttemptBatch) bool {
-			if seq > r.from {
-				stored = sameRecords(b.Records, all.Records)
-			}
-			return seq > r.from && stored == 0
-		})
+		err := attempts.Walk(ctx, r.callback, r.generation, last.Position,
+			func(seq uint64, _ time.Time, b relay.AttemptBatch) bool {
+				if seq > r.from {
+					stored = sameRecords(b.Records, all.Records)
+				}
+				return seq > r.from && stored == 0
+			})
 		if err != nil {
 			return last, Appended{Err: err}
 		}
@@ -164,7 +165,9 @@ func Batch(records []relay.AttemptRecord, most int) int {
 	n, size := 0, envelope
 	for ; n < min(len(records), maxBatch); n++ {
 		r := &records[n]
-		size += besides + 2*(len(r.Event)+len(r.Order)+len(r.Outcome)+len(r.Error)+len(r.Excerpt)+len(r.Reason)+len(r.Headers)) // escaped
+		// escaped
+		size += besides + 2*(len(r.Event)+len(r.Order)+len(r.Outcome)+len(r.Error)+len(r.Excerpt)+
+			len(r.Reason)+len(r.Headers))
 		if size > most && n > 0 {
 			break
 		}

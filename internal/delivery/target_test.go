@@ -13,7 +13,8 @@ import (
 func TestWhatHappensToACallbackIsItsClientsAffair(t *testing.T) {
 	t.Parallel()
 	operational := func(kind relay.Kind, details map[string]any) *Event {
-		ev, err := relay.NewOperationalEvent("", relay.NoSite, "cb", time.Now(), relay.Operational{Kind: kind, Details: details})
+		ev, err := relay.NewOperationalEvent("", relay.NoSite, "cb", time.Now(),
+			relay.Operational{Kind: kind, Details: details})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -25,7 +26,8 @@ func TestWhatHappensToACallbackIsItsClientsAffair(t *testing.T) {
 		return &read
 	}
 	of := func(client string) *Target {
-		return NewTarget(relay.Callback{ID: "ops", Client: client, Filter: relay.Filter{Types: []string{"audatex.relay.*"}}}, relay.Client{ID: client, AllSites: true})
+		return NewTarget(relay.Callback{ID: "ops", Client: client,
+			Filter: relay.Filter{Types: []string{"audatex.relay.*"}}}, relay.Client{ID: client, AllSites: true})
 	}
 	for _, kind := range relay.PrivateKinds() {
 		ev := operational(kind, map[string]any{"callback": "cb", "client": "acme"})
@@ -42,10 +44,12 @@ func TestWhatHappensToACallbackIsItsClientsAffair(t *testing.T) {
 	}
 	again := of("acme")
 	again.Callback.ClientGeneration, again.Client.Generation = "second", "second"
-	if ev := operational(relay.KindCallbackDisabled, map[string]any{"client": "acme", "clientGeneration": "first"}); again.Matches(ev) {
+	if ev := operational(relay.KindCallbackDisabled,
+		map[string]any{"client": "acme", "clientGeneration": "first"}); again.Matches(ev) {
 		t.Error("a client made again hears what happened to the one before")
 	}
-	limited := NewTarget(relay.Callback{ID: "ops", Client: "acme", Filter: relay.Filter{Types: []string{"audatex.relay.*"}}}, relay.Client{ID: "acme", Sites: []string{"leeds"}})
+	limited := NewTarget(relay.Callback{ID: "ops", Client: "acme",
+		Filter: relay.Filter{Types: []string{"audatex.relay.*"}}}, relay.Client{ID: "acme", Sites: []string{"leeds"}})
 	if ev := operational(relay.KindCallbackDisabled, map[string]any{"client": "acme"}); !limited.Matches(ev) {
 		t.Error("a client limited to sites does not hear of its own callback")
 	}
@@ -63,7 +67,8 @@ func TestWhatHappensToACallbackIsItsClientsAffair(t *testing.T) {
 	}
 }
 
-// Sites times orders is counted before anything is made of it: a callback of 1,000 of both is asked for its status as cheaply as others.
+// Sites times orders is counted before anything is made of it: a callback of 1,000 of both is asked for its status as
+// cheaply as others.
 func TestManySitesAndOrdersAreNotMultiplied(t *testing.T) { //nolint:paralleltest // only its own allocations count
 	var sites, orders []string
 	for i := range 1000 {
@@ -71,7 +76,8 @@ func TestManySitesAndOrdersAreNotMultiplied(t *testing.T) { //nolint:paralleltes
 	}
 	client := relay.Client{ID: "acme", Sites: sites}
 	of := func(sites, orders []string, types ...string) *Target {
-		return NewTarget(relay.Callback{ID: "cb", Client: "acme", Filter: relay.Filter{Sites: sites, Orders: orders, Types: types}}, client)
+		return NewTarget(relay.Callback{ID: "cb", Client: "acme",
+			Filter: relay.Filter{Sites: sites, Orders: orders, Types: types}}, client)
 	}
 	for _, c := range []struct {
 		t    *Target
@@ -88,7 +94,8 @@ func TestManySitesAndOrdersAreNotMultiplied(t *testing.T) { //nolint:paralleltes
 		var filters []string
 		allocated := testing.AllocsPerRun(1, func() { filters, _ = c.t.Subjects("") })
 		if len(filters) != c.want || !slices.Contains(filters, c.some) || allocated > 250 {
-			t.Errorf("%d filters with %g allocations, want %d with %s: %v", len(filters), allocated, c.want, c.some, filters[:min(len(filters), 3)])
+			t.Errorf("%d filters with %g allocations, want %d with %s: %v",
+				len(filters), allocated, c.want, c.some, filters[:min(len(filters), 3)])
 		}
 	}
 	many := of(sites, orders)
@@ -106,7 +113,8 @@ func TestManySitesAndOrdersAreNotMultiplied(t *testing.T) { //nolint:paralleltes
 func TestCallbacksAreToldApartToTheSender(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	for _, cb := range []relay.Callback{{ID: "a", Generation: "1"}, {ID: "a", Generation: "2"}, {ID: "b", Generation: "1"}} {
+	for _, cb := range []relay.Callback{{ID: "a", Generation: "1"}, {ID: "a", Generation: "2"},
+		{ID: "b", Generation: "1"}} {
 		cb.SetURL("https://bms.example/hook")
 		key := NewTarget(cb, relay.Client{}).Request("event", nil, time.Now()).Callback
 		if key == "" || seen[key] {

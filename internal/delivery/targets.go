@@ -25,7 +25,8 @@ type Targets struct {
 
 func newTargets(s *store.Store, log *slog.Logger) *Targets {
 	t := &Targets{stored: s.Callbacks}
-	t.clients = store.NewMirror(store.MirrorConfig[relay.Client]{Bucket: s.Clients, Log: log, What: "client", OnChange: t.changedClient})
+	t.clients = store.NewMirror(store.MirrorConfig[relay.Client]{Bucket: s.Clients, Log: log, What: "client",
+		OnChange: t.changedClient})
 	t.callbacks = store.NewMirror(store.MirrorConfig[relay.Callback]{
 		Bucket: s.Callbacks, Log: log, What: "callback", OnChange: t.changedCallback,
 		Group: func(cb relay.Callback) string { return shardGroup(relay.ShardOf(cb.ID)) },
@@ -126,7 +127,8 @@ func (t *Targets) changedClient(before, now *store.Entry[relay.Client]) {
 	changed := before
 	if now != nil {
 		changed = now
-		if b := before; b != nil && b.Value.Generation == now.Value.Generation && b.Value.AllSites == now.Value.AllSites &&
+		if b := before; b != nil && b.Value.Generation == now.Value.Generation &&
+			b.Value.AllSites == now.Value.AllSites &&
 			slices.Equal(b.Value.Sites, now.Value.Sites) {
 			return // its keys have changed, or how many callbacks it has
 		}

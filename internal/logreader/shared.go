@@ -68,7 +68,8 @@ func NewShared(events, bytes int, noteSize func(int)) *Shared {
 	if bytes <= 0 {
 		bytes = ringBytes
 	}
-	f := &Shared{maxEvents: events, maxBytes: bytes, noteSize: noteSize, bySite: map[string]uint64{}, room: make(chan struct{}, 1)}
+	f := &Shared{maxEvents: events, maxBytes: bytes, noteSize: noteSize, bySite: map[string]uint64{},
+		room: make(chan struct{}, 1)}
 	for i := range f.shards {
 		f.shards[i].woken = make(chan struct{}, 1)
 	}
@@ -94,7 +95,9 @@ func (f *Shared) Run(ctx context.Context, events *store.Events, trouble func(err
 
 // Follow reads the log until the store is in trouble, or until enough returns true for the position that it has
 // reached. If patience is not 0, Follow fails if it waits for the next event for longer.
-func (f *Shared) Follow(ctx context.Context, events *store.Events, patience time.Duration, enough func(pos uint64) bool) error {
+func (f *Shared) Follow(
+	ctx context.Context, events *store.Events, patience time.Duration, enough func(pos uint64) bool,
+) error {
 	tail, err := events.Tail(ctx, f.Position()+1)
 	if err != nil {
 		return err
@@ -163,7 +166,9 @@ func (f *Shared) Add(ev delivery.Event) bool {
 
 // Take appends to buf the events that a shard wants and has not taken, at most so many. Up to the position through
 // these are all. If over is true nothing more will come.
-func (f *Shared) Take(shard int, buf []*delivery.Event, most int) (events []*delivery.Event, through uint64, over bool) {
+func (f *Shared) Take(
+	shard int, buf []*delivery.Event, most int,
+) (events []*delivery.Event, through uint64, over bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := &f.shards[shard]
@@ -214,7 +219,9 @@ func (f *Shared) Join(shard int, sites []string, pos uint64, most int) (page Rin
 		return page
 	}
 	live := f.ring[f.head:]
-	i, _ := slices.BinarySearchFunc(live, pos+1, func(ev *ringEvent, seq uint64) int { return int(int64(ev.Seq - seq)) })
+	i, _ := slices.BinarySearchFunc(live, pos+1, func(ev *ringEvent, seq uint64) int {
+		return int(int64(ev.Seq - seq))
+	})
 	live = live[i:]
 	page.All = len(live) <= most
 	for _, ev := range live[:min(len(live), most)] {

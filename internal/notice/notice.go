@@ -28,7 +28,8 @@ type Gathered struct {
 	Reason  string    `json:"reason,omitempty"`
 	From    uint64    `json:"from,omitempty"` // the lowest position in the log
 	Through uint64    `json:"through,omitempty"`
-	Unread  uint64    `json:"unread,omitempty"` // positions that were never read: some of them may have been for the callback
+	// positions that were never read: some of them may have been for the callback
+	Unread uint64 `json:"unread,omitempty"`
 }
 
 func (g *Gathered) empty() bool { return *g == Gathered{} }

@@ -40,7 +40,8 @@ type Notices struct {
 }
 
 func (n *Notices) of(k Kind) *notice {
-	return [kinds]*notice{DeliveryFailed: &n.Failed, Failing: &n.Failing, Recovered: &n.Recovered, Expired: &n.Expired, Disabled: &n.Disabled}[k]
+	return [kinds]*notice{DeliveryFailed: &n.Failed, Failing: &n.Failing, Recovered: &n.Recovered,
+		Expired: &n.Expired, Disabled: &n.Disabled}[k]
 }
 
 // one is that something has happened to one event.

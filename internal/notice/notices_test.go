@@ -131,7 +131,8 @@ func TestEverythingIsPublishedAndNotTooOften(t *testing.T) {
 				}
 			}
 			if early > crashes {
-				rt.Fatalf("kind %d was published too early %d times with %d crashes: %v", k, early, crashes, published[k])
+				rt.Fatalf("kind %d was published too early %d times with %d crashes: %v",
+					k, early, crashes, published[k])
 			}
 		}
 		if r, f := len(published[Recovered]), len(published[Failing]); r > f+crashes {

@@ -24,7 +24,8 @@ func newMetrics(reg prometheus.Registerer, r *Replayer) *metrics {
 		m.events[s] = events.WithLabelValues(string(s))
 	}
 	f.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "audatex_relay_replays_running", Help: "Replays that run, of the callbacks that this replica delivers to.",
+		Name: "audatex_relay_replays_running",
+		Help: "Replays that run, of the callbacks that this replica delivers to.",
 	}, func() float64 { return float64(r.running()) })
 	return m
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// A replay that is made at the very moment when its shard is taken is noted: either it is among those that are there, or
-// its making is a change that is noticed.
+// A replay that is made at the very moment when its shard is taken is noted: either it is among those that are there,
+// or its making is a change that is noticed.
 func TestAReplayMadeWhileItsShardIsTakenIsNoted(t *testing.T) {
 	t.Parallel()
 	const tries = 20

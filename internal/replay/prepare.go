@@ -34,10 +34,12 @@ func (r *Replayer) Prepare(ctx context.Context) error {
 	}
 	for _, e := range docs {
 		if doc := e.Value; doc.Running() && doc.Through > last {
-			r.c.Log.Warn("a replay reached beyond the log's end; it ends there", "callback", doc.Callback, "replay", doc.ID, "end", last)
+			r.c.Log.Warn("a replay reached beyond the log's end; it ends there", "callback", doc.Callback,
+				"replay", doc.ID, "end", last)
 			doc.Through, doc.Matched = last, nil
 			// Whoever has written it meanwhile has seen the log as long as that.
-			if _, err := r.c.Store.Replays.Update(ctx, e.Key, doc, e.Revision); err != nil && !errors.Is(err, store.ErrConflict) {
+			if _, err := r.c.Store.Replays.Update(ctx, e.Key, doc, e.Revision); err != nil &&
+				!errors.Is(err, store.ErrConflict) {
 				return fmt.Errorf("end replay %s where the log ends: %w", doc.ID, err)
 			}
 		}
@@ -48,7 +50,8 @@ func (r *Replayer) Prepare(ctx context.Context) error {
 	}
 	tell := func(_ context.Context, taken []cursorstore.Taken, last uint64) error {
 		for _, t := range taken {
-			r.c.Log.Warn("the cursor of a replay stood beyond the log's end and was taken back to it", "cursor", t.ID, "end", last)
+			r.c.Log.Warn("the cursor of a replay stood beyond the log's end and was taken back to it",
+				"cursor", t.ID, "end", last)
 		}
 		return nil
 	}

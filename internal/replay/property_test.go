@@ -14,9 +14,9 @@ import (
 // bubbled hides what may not be called of a testing.T in a synctest bubble.
 type bubbled struct{ testing.TB }
 
-// Whatever the receiver responds, whatever becomes of the callback and its client, and wherever replicas die: the events
-// of an order come in order, none is sent again once its end is recorded, nothing is sent while the callback is halted
-// or to where it was before, what has ended is what the records have, and in the end everything has ended.
+// Whatever the receiver responds, whatever becomes of the callback and its client, and wherever replicas die: the
+// events of an order come in order, none is sent again once its end is recorded, nothing is sent while the callback is
+// halted or to where it was before, what has ended is what the records have, and in the end everything has ended.
 func TestAReplayKeepsItsPromises(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -25,7 +25,8 @@ func TestAReplayKeepsItsPromises(t *testing.T) {
 			s.load()
 			defer func() { s.leave(true) }()
 			for _, what := range rapid.SliceOfN(rapid.SampledFrom(simMoves), 0, 12).Draw(rt, "moves") {
-				s.run(time.Duration(rapid.SampledFrom([]int{0, 1, 20, 500, 5_000, 60_000}).Draw(rt, "ms")) * time.Millisecond)
+				s.run(time.Duration(rapid.SampledFrom([]int{0, 1, 20, 500, 5_000, 60_000}).Draw(rt,
+					"ms")) * time.Millisecond)
 				synctest.Wait()
 				s.move(what)
 			}
@@ -42,7 +43,8 @@ func TestAReplayKeepsItsPromises(t *testing.T) {
 	})
 }
 
-var simMoves = []string{"pause", "pause", "resume", "resume", "url", "narrow", "wide", "site", "client", "crash", "die", "die", "move", "expire", "test"}
+var simMoves = []string{"pause", "pause", "resume", "resume", "url", "narrow", "wide", "site", "client", "crash", "die",
+	"die", "move", "expire", "test"}
 
 // move makes one of the things happen that happen to a replay.
 func (s *simWorld) move(what string) {
@@ -86,7 +88,8 @@ func (s *simWorld) move(what string) {
 // judge compares what the replay has come to with what has happened.
 func (s *simWorld) judge(t *rapid.T) {
 	if !s.w.complete() || !s.w.doc.Running() {
-		t.Fatalf("it has not come to its end: %+v, %d under way, %d wait, health %+v", s.w.doc, s.w.flying, s.w.cur.Unsettled(), s.w.cur.Health())
+		t.Fatalf("it has not come to its end: %+v, %d under way, %d wait, health %+v",
+			s.w.doc, s.w.flying, s.w.cur.Unsettled(), s.w.cur.Health())
 	}
 	s.store(true)
 	if n, bytes := s.w.atHand.Len(), s.r.memory.Used(); n+int(bytes) > 0 {
@@ -116,7 +119,8 @@ func (s *simWorld) judge(t *rapid.T) {
 	if !s.narrowed && s.w.doc.Progress.Skipped > 0 {
 		t.Errorf("%d were skipped although all were for the callback", s.w.doc.Progress.Skipped)
 	}
-	if delivered := s.w.doc.Progress.Delivered; delivered > len(s.accepted) || !s.crashed && delivered < len(s.accepted) {
+	if delivered := s.w.doc.Progress.Delivered; delivered > len(s.accepted) ||
+		!s.crashed && delivered < len(s.accepted) {
 		t.Errorf("%d are counted as delivered, and %d were accepted", delivered, len(s.accepted))
 	}
 }

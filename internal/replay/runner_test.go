@@ -48,7 +48,8 @@ func TestASuccessfulTestHurriesAReplay(t *testing.T) {
 	r := &Replayer{c: Config{Schedule: []time.Duration{time.Hour}}, working: map[*runner]struct{}{}}
 	now := time.Now()
 	waits := func(callback string) *runner {
-		w := &runner{callback: callback, generation: "one", cur: cursor.New(r.policy(4)), changed: make(chan struct{}, 1)}
+		w := &runner{callback: callback, generation: "one", cur: cursor.New(r.policy(4)),
+			changed: make(chan struct{}, 1)}
 		w.cur.Offer(cursor.Entry{Seq: 1, Order: "a"})
 		b, _ := w.cur.Take(now, 1)
 		w.cur.Fail(b, now, cursor.Failure{Reason: "it fails"})
@@ -87,16 +88,19 @@ func (o *oneReplay) Current(_ context.Context, keys []string) []store.Present[re
 	return []store.Present[relay.Replay]{now}
 }
 
-// A replay whose client is missing looks for it ever less often, and at once when something has changed. The log has once
-// that it waits.
+// A replay whose client is missing looks for it ever less often, and at once when something has changed. The log has
+// once that it waits.
 func TestAReplayWithoutItsClientRests(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		there := &oneReplay{}
-		r := &Replayer{c: Config{Log: slog.New(slog.NewTextHandler(&log, nil))}, target: func(string) *delivery.Target { return nil }}
+		r := &Replayer{c: Config{Log: slog.New(slog.NewTextHandler(&log, nil))}, target: func(string) *delivery.Target {
+			return nil
+		}}
 		r.follow(there)
-		w := newRunner(r, shardtest.Fixed(0, 1), store.Entry[relay.Replay]{Key: "bms.again", Value: relay.Replay{Callback: "bms", State: relay.ReplayRunning}})
+		w := newRunner(r, shardtest.Fixed(0, 1), store.Entry[relay.Replay]{Key: "bms.again",
+			Value: relay.Replay{Callback: "bms", State: relay.ReplayRunning}})
 		ended := make(chan struct{})
 		go func() { w.run(t.Context()); close(ended) }()
 		<-time.After(time.Hour)

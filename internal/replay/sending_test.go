@@ -16,9 +16,11 @@ import (
 func TestAPauseHoldsForAttemptsThatWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		target := &delivery.Target{Key: "bms", Callback: relay.Callback{ID: "bms", Client: "shop", Concurrency: 16, RatePerSecond: 0.1}}
+		target := &delivery.Target{Key: "bms",
+			Callback: relay.Callback{ID: "bms", Client: "shop", Concurrency: 16, RatePerSecond: 0.1}}
 		r := &Replayer{c: Config{Schedule: DefaultSchedule}}
-		w := &runner{r: r, lease: shardtest.Fixed(0, 1), cur: cursor.New(r.policy(4)), results: make(chan *attempt), sel: &selection{callback: target}}
+		w := &runner{r: r, lease: shardtest.Fixed(0, 1), cur: cursor.New(r.policy(4)), results: make(chan *attempt),
+			sel: &selection{callback: target}}
 		w.share = newShares(capacity.NewSlots(100)).join(target)
 		defer w.share.leave()
 		if err := w.share.take(t.Context()); err != nil { // the next turn is 40 seconds away

@@ -79,7 +79,8 @@ var transition = []struct {
 	// IPv4 address is (RFC 6052 section 2.2). These are the places for the lengths 48, 56, 64 and
 	// 96.
 	{netip.MustParsePrefix("64:ff9b:1::/48"), "a NAT64 address", []place{
-		{at: [4]int{6, 7, 9, 10}}, {at: [4]int{7, 9, 10, 11}}, {at: [4]int{9, 10, 11, 12}}, {at: [4]int{12, 13, 14, 15}},
+		{at: [4]int{6, 7, 9, 10}}, {at: [4]int{7, 9, 10, 11}}, {at: [4]int{9, 10, 11, 12}},
+		{at: [4]int{12, 13, 14, 15}},
 	}},
 	{netip.MustParsePrefix("2002::/16"), "a 6to4 address", []place{{at: [4]int{2, 3, 4, 5}}}},
 	// The client's address, and the address of the server that helps to establish the connection.
@@ -144,7 +145,8 @@ func (p policy) judgeCarried(addr netip.Addr, inner []carriedAddr, kind string, 
 	form, found := p.allowed(addr), false
 	for _, c := range inner {
 		switch {
-		case thisNetwork.Contains(c.addr): // no destination for packets: the address is in another place, or there is none
+		// no destination for packets: the address is in another place, or there is none
+		case thisNetwork.Contains(c.addr):
 		case p.allowed(c.addr):
 			found = found || !c.helper
 		case !form && kindOf(c.addr) != "":

@@ -37,13 +37,15 @@ func TestAddressesWithoutAllowance(t *testing.T) {
 		{"169.254.170.2", "metadata"}, {"169.254.255.255", "link-local"}, {"169.255.0.0", ""},
 		{"168.63.129.15", ""}, {"168.63.129.16", "metadata"},
 		{"172.15.255.255", ""}, {"172.16.0.0", "private"}, {"172.31.255.255", "private"}, {"172.32.0.0", ""},
-		{"191.255.255.255", ""}, {"192.0.0.0", "192.0.0.0/24"}, {"192.0.0.192", "metadata"}, {"192.0.0.255", "192.0.0.0/24"},
+		{"191.255.255.255", ""}, {"192.0.0.0", "192.0.0.0/24"}, {"192.0.0.192", "metadata"},
+		{"192.0.0.255", "192.0.0.0/24"},
 		{"192.0.1.0", ""},
 		{"192.0.2.0", "documentation"}, {"192.0.2.255", "documentation"}, {"192.0.3.0", ""}, {"192.88.99.1", "6to4"},
 		{"192.167.255.255", ""}, {"192.168.0.0", "private"}, {"192.168.255.255", "private"}, {"192.169.0.0", ""},
 		{"198.17.255.255", ""}, {"198.18.0.0", "benchmarking"}, {"198.19.255.255", "benchmarking"}, {"198.20.0.0", ""},
 		{"198.51.100.7", "documentation"}, {"203.0.113.7", "documentation"}, {"203.0.114.0", ""},
-		{"223.255.255.255", ""}, {"224.0.0.0", "multicast"}, {"239.255.255.255", "multicast"}, {"240.0.0.0", "reserved"},
+		{"223.255.255.255", ""}, {"224.0.0.0", "multicast"}, {"239.255.255.255", "multicast"},
+		{"240.0.0.0", "reserved"},
 		{"255.255.255.254", "reserved"}, {"255.255.255.255", "broadcast"},
 
 		{"::", "unspecified"}, {"::1", "loopback"}, {"::2", "compatible"}, {"::8.8.8.8", "compatible"},
@@ -57,10 +59,13 @@ func TestAddressesWithoutAllowance(t *testing.T) {
 		{"2001:db7::1", ""}, {"2001:db8::1", "documentation"}, {"2001:db9::1", ""}, {"2002::1", "6to4"},
 		{"2002:7f00:1::", "6to4"}, {"2003::1", ""}, {"2606:4700::1111", ""}, {"2606:4700::5efe:8.8.8.8", "ISATAP"},
 		{"2606:4700::200:5efe:127.0.0.1", "ISATAP"}, {"2606:4700::100:5efe:8.8.8.8", "ISATAP"},
-		{"2606:4700::300:5efe:8.8.8.8", "ISATAP"}, {"2606:4700::400:5efe:8.8.8.8", ""}, {"::ffff:0:8.8.8.8", "translated"},
+		{"2606:4700::300:5efe:8.8.8.8", "ISATAP"}, {"2606:4700::400:5efe:8.8.8.8", ""},
+		{"::ffff:0:8.8.8.8", "translated"},
 		{"3fff::1", "documentation"}, {"3fff:1000::1", ""}, {"4000::1", "not a public"}, {"5f00::1", "not a public"},
-		{"fc00::1", "unique-local"}, {"fd00:ec2::254", "metadata"}, {"fd20:ce::254", "metadata"}, {"fdff::1", "unique-local"},
-		{"fe00::1", "not a public"}, {"fe80::1", "link-local"}, {"fe80::1%eth0", "link-local"}, {"febf::1", "link-local"},
+		{"fc00::1", "unique-local"}, {"fd00:ec2::254", "metadata"}, {"fd20:ce::254", "metadata"},
+		{"fdff::1", "unique-local"},
+		{"fe00::1", "not a public"}, {"fe80::1", "link-local"}, {"fe80::1%eth0", "link-local"},
+		{"febf::1", "link-local"},
 		{"fec0::1", "site-local"}, {"ff02::1", "multicast"}, {"ff0e::1", "multicast"},
 	}
 	p := newPolicy(nil)
@@ -195,7 +200,8 @@ func TestPolicyInvariants(t *testing.T) {
 		six := netip.AddrFrom16([16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "v6")))
 		var allow []netip.Prefix
 		for range rapid.IntRange(0, 3).Draw(t, "allowances") {
-			base := rapid.SampledFrom([]netip.Addr{four, six, netip.MustParseAddr("10.0.0.0"), netip.MustParseAddr("64:ff9b::"),
+			base := rapid.SampledFrom([]netip.Addr{four, six, netip.MustParseAddr("10.0.0.0"),
+				netip.MustParseAddr("64:ff9b::"),
 				netip.MustParseAddr("127.0.0.1")}).Draw(t, "base")
 			allow = append(allow, netip.PrefixFrom(base, rapid.IntRange(0, base.BitLen()).Draw(t, "bits")))
 		}

@@ -41,7 +41,9 @@ func readAnswer(t *testing.T, src io.Reader) (got read) {
 		got.status, got.reusable = x.answer.status, whole && r.buffered() == 0 && more == 0 && !x.answer.announced() &&
 			x.answer.keepAlive()
 		if got.status < 200 || got.status > 299 {
-			got.excerpt = excerpt(x.excerpt, x.cut, x.answer.compressed, func() needles { return needles{{"secret", window}} })
+			got.excerpt = excerpt(x.excerpt, x.cut, x.answer.compressed, func() needles {
+				return needles{{"secret", window}}
+			})
 		}
 	}
 	if r.total > maxHead+maxBody {
@@ -57,7 +59,8 @@ func FuzzAnswer(f *testing.F) {
 	for _, seed := range []string{
 		"HTTP/1.1 204 No Content\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nDate: Mon, 06 May 2024 07:09:09 GMT\r\n\r\nok",
-		"HTTP/1.1 500 Oh\r\nTransfer-Encoding: chunked\r\nContent-Type: text/html\r\n\r\n4;a=b\r\nsecr\r\n2\r\net\r\n0\r\nX: y\r\n\r\n",
+		"HTTP/1.1 500 Oh\r\nTransfer-Encoding: chunked\r\nContent-Type: text/html\r\n\r\n4;a=b\r\nsecr\r\n2\r\net\r\n" +
+			"0\r\nX: y\r\n\r\n",
 		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 429 Slow\r\nRetry-After:\r\n 60\r\nConnection: close\r\n\r\nwait",
 		"HTTP/1.0 503 Busy\r\nRetry-After: 1\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx",
 		"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",

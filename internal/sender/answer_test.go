@@ -110,14 +110,16 @@ func TestCheckHeaders(t *testing.T) {
 		{"usual", map[string]string{"X-Api-Key": "k", "authorization": "Token x", "Accept": "*/*",
 			"x_odd!#$": "ünïcode\tvalue", "X-Empty": ""}, nil, ""},
 		{"of the signature", map[string]string{"webhook-id": "x", "Webhook-Timestamp": "1", "WEBHOOK-SIGNATURE": "v1,x",
-			"webhook-anything": "x"}, []string{"WEBHOOK-SIGNATURE", "Webhook-Timestamp", "webhook-anything", "webhook-id"},
+			"webhook-anything": "x"},
+			[]string{"WEBHOOK-SIGNATURE", "Webhook-Timestamp", "webhook-anything", "webhook-id"},
 			"set by the relay"},
 		{"of the body", map[string]string{"content-type": "x", "Content-Length": "1", "content-encoding": "gzip"},
 			[]string{"Content-Length", "content-encoding", "content-type"}, "set by the relay"},
 		{"of the connection", map[string]string{"connection": "close", "Host": "x", "TE": "trailers",
 			"transfer-encoding": "chunked", "Upgrade": "h2c", "Proxy-Authorization": "x", "Expect": "100-continue",
 			"accept-encoding": "gzip", "User-Agent": "x", "Keep-Alive": "1", "Trailer": "x", "Proxy-Connection": "x"},
-			[]string{"Expect", "Host", "Keep-Alive", "Proxy-Authorization", "Proxy-Connection", "TE", "Trailer", "Upgrade",
+			[]string{"Expect", "Host", "Keep-Alive", "Proxy-Authorization", "Proxy-Connection", "TE", "Trailer",
+				"Upgrade",
 				"User-Agent", "accept-encoding", "connection", "transfer-encoding"}, "set by the relay"},
 		{"no name", map[string]string{"": "x"}, []string{""}, "needs a name"},
 		{"bad names", map[string]string{"a b": "x", "a:b": "x", "ä": "x", "a\r\nb": "x"},
@@ -146,7 +148,8 @@ func TestCheckHeaders(t *testing.T) {
 				t.Fatalf("%#v, want %d of them", err, len(c.want))
 			}
 			for i, e := range errs {
-				if e.Name != c.want[i] || !strings.Contains(e.Reason, c.reason) || !strings.Contains(err.Error(), e.Reason) {
+				if e.Name != c.want[i] || !strings.Contains(e.Reason, c.reason) ||
+					!strings.Contains(err.Error(), e.Reason) {
 					t.Errorf("%q: %s; want %q: %s", e.Name, e.Reason, c.want[i], c.reason)
 				}
 			}

@@ -86,11 +86,12 @@ func asksToWait(status int) bool {
 
 // Attempt is the record of one attempt. It holds no secret: it is stored, and shown to the client.
 type Attempt struct {
-	At         time.Time // when it began; also the webhook-timestamp
-	Outcome    Outcome
-	Status     int            // of the response; 0 if there was none
-	Duration   time.Duration  // from At until the response was read or given up
-	RetryAfter time.Duration  // with 429, 502, 503, 504 and TokenFailed: the requested wait, up to MaxRetryAfter; 0 if there is none
+	At       time.Time // when it began; also the webhook-timestamp
+	Outcome  Outcome
+	Status   int           // of the response; 0 if there was none
+	Duration time.Duration // from At until the response was read or given up
+	// with 429, 502, 503, 504 and TokenFailed: the requested wait, up to MaxRetryAfter; 0 if there is none
+	RetryAfter time.Duration
 	Error      string         // what went wrong, in the relay's words; empty on Success
 	Excerpt    string         // the beginning of the body of a response that is not 2xx, printable, at most 256 bytes
 	RemoteAddr netip.AddrPort // the receiver or the proxy; zero if never connected
@@ -103,7 +104,8 @@ type Attempt struct {
 // Record returns the attempt as the log of attempts holds it, without what it was made for.
 func (a *Attempt) Record() relay.AttemptRecord {
 	return relay.AttemptRecord{
-		At: a.At.UTC(), DurationMillis: millis(a.Duration), Outcome: a.Outcome.String(), Status: a.Status, Error: a.Error,
+		At: a.At.UTC(), DurationMillis: millis(a.Duration), Outcome: a.Outcome.String(), Status: a.Status,
+		Error:   a.Error,
 		Excerpt: a.Excerpt, Remote: a.RemoteAddr, Headers: a.Headers, Phases: relay.Phases{
 			DNS: millis(a.Phases.DNS), Connect: millis(a.Phases.Connect), TLS: millis(a.Phases.TLS),
 			FirstByte: millis(a.Phases.FirstByte),

@@ -136,11 +136,13 @@ func TestLeftoverBytesSettleNoOtherEvent(t *testing.T) {
 		"a 408 on the idle connection": {noContent, "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n",
 			sender.Success},
 		"a length that is too short": {"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx" + fake, "", sender.Success},
-		"an end at odds with chunks": {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" +
-			fake, "", sender.Success},
+		"an end at odds with chunks": {
+			"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" +
+				fake, "", sender.Success},
 		"two lengths": {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 39\r\n\r\n" + fake, "",
 			sender.Success},
-		"a length behind an odd line": {"HTTP/1.1 200 OK\r\nContent-Length : 39\r\nContent-Length: 0\r\n\r\n" + fake, "",
+		"a length behind an odd line": {"HTTP/1.1 200 OK\r\nContent-Length : 39\r\nContent-Length: 0\r\n\r\n" + fake,
+			"",
 			sender.Success},
 		"a length on a folded line": {"HTTP/1.1 200 OK\r\nX-A: b\r\n Content-Length: 39\r\nContent-Length: 0\r\n\r\n" +
 			fake, "", sender.Success},
@@ -193,7 +195,8 @@ func TestLeftoverBytesSettleNoOtherEvent(t *testing.T) {
 				// closed, and that is all.
 				odd := strings.Contains(name, "at odds") || strings.Contains(name, "two lengths") ||
 					strings.Contains(name, "odd line") ||
-					strings.Contains(name, "folded") || strings.Contains(name, "coding") || strings.Contains(name, "upgrade") ||
+					strings.Contains(name, "folded") || strings.Contains(name, "coding") ||
+					strings.Contains(name, "upgrade") ||
 					strings.Contains(name, "408")
 				if last := closing[len(closing)-1]; last == odd {
 					t.Errorf("Connection: close by request: %v", closing)
@@ -508,19 +511,20 @@ func TestWhichConnectionsAreKept(t *testing.T) {
 	s := newSender(t, nil)
 	for answer, kept := range map[string]bool{
 		noContent: true,
-		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok":                                                                       true,
-		"HTTP/1.1 200 OK\r\ncontent-length:2\r\nCONNECTION: keep-alive\r\n\r\nok":                                              true,
-		"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n2;a=b\r\nok\r\n0\r\nX: y\r\n\r\n":                                true,
-		"HTTP/1.1 500 Oh\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n000\r\n\r\n":                                          true,
-		"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 2\r\n\r\nok":                                             true,
-		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n": true,
-		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok":                                                  true,
-		"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok":                                                                       false,
-		"HTTP/1.1 200 OK\r\nConnection: upgrade, Close\r\nContent-Length: 2\r\n\r\nok":                                         false,
-		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nno colon\r\n\r\nok":                                                           false,
-		"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n":                             false,
-		"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok":                                                                       false,
-		"HTTP/1.1 200 OK\nContent-Length: 2\n\nok":                                                                             false,
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok":                                        true,
+		"HTTP/1.1 200 OK\r\ncontent-length:2\r\nCONNECTION: keep-alive\r\n\r\nok":               true,
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n2;a=b\r\nok\r\n0\r\nX: y\r\n\r\n": true,
+		"HTTP/1.1 500 Oh\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n000\r\n\r\n":           true,
+		"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 2\r\n\r\nok":              true,
+		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n" +
+			"Content-Length: 0\r\n\r\n": true,
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok":                      true,
+		"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok":                                           false,
+		"HTTP/1.1 200 OK\r\nConnection: upgrade, Close\r\nContent-Length: 2\r\n\r\nok":             false,
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nno colon\r\n\r\nok":                               false,
+		"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n": false,
+		"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok":                                           false,
+		"HTTP/1.1 200 OK\nContent-Length: 2\n\nok":                                                 false,
 		"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" +
 			strings.Repeat("x", 70000): false,
 	} {
@@ -553,7 +557,8 @@ func TestProxyByTLS(t *testing.T) {
 			if req.Method != http.MethodConnect {
 				forwards.Add(1)
 				_, _ = io.Copy(io.Discard, req.Body)
-				_, _ = io.WriteString(outer, "HTTP/1.1 202 OK\r\nContent-Length: 0\r\nX-URI: "+req.RequestURI+"\r\n\r\n")
+				_, _ = io.WriteString(outer,
+					"HTTP/1.1 202 OK\r\nContent-Length: 0\r\nX-URI: "+req.RequestURI+"\r\n\r\n")
 				continue
 			}
 			connects.Add(1)
@@ -601,7 +606,8 @@ func TestProxyByTLS(t *testing.T) {
 		r.Callback, r.Inspect = address, &seen
 		a = s.Send(t.Context(), r)
 		if _, known := s.CertificateEnds(address, late); known != (len(seen.Certificates) > 0) {
-			t.Errorf("%s: %d certificates are shown, and the end of one is known: %t", address, len(seen.Certificates), known)
+			t.Errorf("%s: %d certificates are shown, and the end of one is known: %t",
+				address, len(seen.Certificates), known)
 		}
 		return a, len(seen.Certificates)
 	}

@@ -91,16 +91,22 @@ var escapes = map[string]func(string) string{
 		w.Close()
 		return b.String()
 	},
-	"quoted whole":     format("=%02X"),
-	"base64":           func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) },
-	"base64 within":    func(s string) string { return base64.StdEncoding.EncodeToString([]byte("a" + s + "b")) },
-	"base64 of header": func(s string) string { return base64.StdEncoding.EncodeToString([]byte(`{"X-Key":"` + s + `"}`)) },
-	"base64 for URLs":  func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte("?>" + s)) },
+	"quoted whole":  format("=%02X"),
+	"base64":        func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) },
+	"base64 within": func(s string) string { return base64.StdEncoding.EncodeToString([]byte("a" + s + "b")) },
+	"base64 of header": func(s string) string {
+		return base64.StdEncoding.EncodeToString([]byte(`{"X-Key":"` + s + `"}`))
+	},
+	"base64 for URLs": func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte("?>" + s)) },
 	"base64 twice": func(s string) string {
 		return base64.StdEncoding.EncodeToString([]byte(base64.StdEncoding.EncodeToString([]byte(s))))
 	},
-	"base64 in capitals": func(s string) string { return strings.ToUpper(base64.StdEncoding.EncodeToString([]byte(s))) },
-	"base64 of JSON":     func(s string) string { return base64.StdEncoding.EncodeToString([]byte(format(`\u%04x`)(s))) },
+	"base64 in capitals": func(s string) string {
+		return strings.ToUpper(base64.StdEncoding.EncodeToString([]byte(s)))
+	},
+	"base64 of JSON": func(s string) string {
+		return base64.StdEncoding.EncodeToString([]byte(format(`\u%04x`)(s)))
+	},
 	"base64 over lines": func(s string) string {
 		return lines(base64.StdEncoding.EncodeToString([]byte("Authorization: "+s)), 16, "\r\n")
 	},
@@ -171,7 +177,8 @@ func TestExcerptsThatAreShown(t *testing.T) {
 		"Die Bestellung wurde nicht gefunden: Gr\xfc\xdfe", "100% of 5\\6 &amp; more &#8211; done =3D",
 	} {
 		want := printable(body)
-		if got := excerpt([]byte(body), false, false, func() needles { return secretsOf(r, sign, proxy) }); got != want {
+		if got := excerpt([]byte(body), false, false,
+			func() needles { return secretsOf(r, sign, proxy) }); got != want {
 			t.Errorf("%q: %q", body, got)
 		}
 	}
@@ -213,12 +220,14 @@ func TestExcerptWithholdsRandomSecrets(t *testing.T) {
 		}
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		secret := rapid.StringMatching(`[A-Za-z0-9_.+/=-]{12,40}`).Filter(func(s string) bool { return len(squeeze(s)) >= 10 }).Draw(t, "secret")
+		secret := rapid.StringMatching(`[A-Za-z0-9_.+/=-]{12,40}`).Filter(
+			func(s string) bool { return len(squeeze(s)) >= 10 }).Draw(t, "secret")
 		r := &Request{URL: "https://bms.example/hook", Auth: Bearer(secret)}
 		name := rapid.SampledFrom(names).Draw(t, "escape")
 		before := rapid.StringMatching(`[ -~]{0,40}`).Draw(t, "before")
 		body := before + " " + escapes[name](secret) + " " + rapid.StringMatching(`[ -~]{0,40}`).Draw(t, "after")
-		if got := excerpt([]byte(body), false, false, func() needles { return secretsOf(r, "", "") }); got != withheldSecret {
+		if got := excerpt([]byte(body), false, false,
+			func() needles { return secretsOf(r, "", "") }); got != withheldSecret {
 			t.Fatalf("%s of %s in %q: %q", name, secret, body, got)
 		}
 	})

@@ -15,8 +15,8 @@ import (
 	"github.com/audatex-relay/relay/internal/sender"
 )
 
-// The certificate of a receiver is shown once it ends soon or has ended, also where it is refused for that, and where nobody has
-// connected since: soon is 30 days before, and for a short life its last quarter.
+// The certificate of a receiver is shown once it ends soon or has ended, also where it is refused for that, and where
+// nobody has connected since: soon is 30 days before, and for a short life its last quarter.
 func TestCertificatesThatEnd(t *testing.T) {
 	t.Parallel()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

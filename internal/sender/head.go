@@ -132,7 +132,8 @@ func (r *reader) otherProtocol() error {
 	for r.decided = true; r.buffered() < enough && r.fill() == nil; {
 	}
 	begin := r.buf[r.r:r.w]
-	frame := len(begin) >= frameHeader && begin[0] == 0 && begin[5] == 0 && begin[6] == 0 && begin[7] == 0 && begin[8] == 0
+	frame := len(begin) >= frameHeader && begin[0] == 0 && begin[5] == 0 && begin[6] == 0 &&
+		begin[7] == 0 && begin[8] == 0
 	switch {
 	case bytes.HasPrefix(begin, []byte(preface)),
 		frame && (begin[3] == 4 || begin[3] == 7): // SETTINGS or GOAWAY of the connection

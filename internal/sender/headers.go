@@ -97,7 +97,8 @@ func checkHeader(name, canonical, value string) string {
 func reserved(canonical string) bool {
 	switch canonical {
 	case "Content-Type", "Content-Length", "Content-Encoding", "Content-Range", "User-Agent", "Host", "Idempotency-Key",
-		"X-Idempotency-Key", "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
+		"X-Idempotency-Key", "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate",
+		"Proxy-Authorization",
 		"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings", "Expect", "Accept-Encoding":
 		return true
 	}

@@ -60,7 +60,8 @@ func TestInspection(t *testing.T) {
 			t.Fatalf("%d certificates", len(seen.Certificates))
 		}
 		c := seen.Certificates[0]
-		if c.Issuer != "O=Acme Co" || !c.NotAfter.After(time.Now()) || fmt.Sprint(c.Names) != "[example.com *.example.com 127.0.0.1 ::1]" {
+		if c.Issuer != "O=Acme Co" || !c.NotAfter.After(time.Now()) ||
+			fmt.Sprint(c.Names) != "[example.com *.example.com 127.0.0.1 ::1]" {
 			t.Errorf("%+v", c)
 		}
 	}

@@ -46,10 +46,12 @@ func TestTimeouts(t *testing.T) {
 		text    string
 	}{
 		{"never answers", "http", 150 * time.Millisecond, 100, hold, sender.Timeout, "no answer within 150ms"},
-		{"never shakes hands", "https", 150 * time.Millisecond, 100, hold, sender.Timeout, "not connected within 150ms"},
+		{"never shakes hands", "https", 150 * time.Millisecond, 100, hold, sender.Timeout,
+			"not connected within 150ms"},
 		{"never reads", "http", 300 * time.Millisecond, 8 << 20, /* more than the sockets buffer */
 			func(net.Conn) { <-released }, sender.Timeout, "no answer"},
-		{"status trickles", "http", 150 * time.Millisecond, 100, trickle("HTTP/1.1 200 ", "O"), sender.Timeout, "no answer"},
+		{"status trickles", "http", 150 * time.Millisecond, 100, trickle("HTTP/1.1 200 ", "O"),
+			sender.Timeout, "no answer"},
 		{"success's header trickles", "http", 150 * time.Millisecond, 100, trickle("HTTP/1.1 200 OK\r\n", "X-A: b\r\n"),
 			sender.Success, ""},
 		{"refusal's header trickles", "http", 150 * time.Millisecond, 100, trickle("HTTP/1.1 500 Oh\r\n", "X-A: b\r\n"),

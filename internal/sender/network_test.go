@@ -103,7 +103,11 @@ func TestAddressIsJudgedWhenDialled(t *testing.T) {
 		"metadata.example": {"169.254.169.254"},
 		"lan.example":      {"10.9.8.7"},
 	})
-	strict := newSender(t, func(c *sender.Config) { c.AllowCIDRs = nil; c.Resolver = resolver; c.RootCAs = rootsOf(secure) })
+	strict := newSender(t, func(c *sender.Config) {
+		c.AllowCIDRs = nil
+		c.Resolver = resolver
+		c.RootCAs = rootsOf(secure)
+	})
 	for _, target := range []string{
 		plain.URL, secure.URL,
 		"http://localhost:" + portOf(t, plain.URL), "https://localhost:" + portOf(t, secure.URL),
@@ -248,7 +252,8 @@ func TestProxy(t *testing.T) {
 	plain := receiver(t, func(http.ResponseWriter, *http.Request) {})
 	proxy, connects, forwards := connectProxy(t, secure.Listener.Addr().String(), plain.Listener.Addr().String())
 	resolver := nameServer(t,
-		map[string][]string{"example.com": {"93.184.215.14"}, "lan.example": {"10.9.8.7"}, "ok.lan.example": {"10.1.1.1"}})
+		map[string][]string{"example.com": {"93.184.215.14"}, "lan.example": {"10.9.8.7"},
+			"ok.lan.example": {"10.1.1.1"}})
 	s := newSender(t, func(c *sender.Config) {
 		c.AllowCIDRs = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")} // not the proxy's own address
 		c.Proxy, c.Resolver, c.RootCAs = proxy, resolver, rootsOf(secure)
@@ -301,7 +306,9 @@ func TestProxy(t *testing.T) {
 	t.Run("hangs up", func(t *testing.T) {
 		t.Parallel()
 		addr := rawReceiver(t, func(c net.Conn) { readRequest(bufio.NewReader(c)) })
-		s := newSender(t, func(c *sender.Config) { c.Proxy, c.Resolver = &url.URL{Scheme: "http", Host: addr}, resolver })
+		s := newSender(t, func(c *sender.Config) {
+			c.Proxy, c.Resolver = &url.URL{Scheme: "http", Host: addr}, resolver
+		})
 		if a := s.Send(t.Context(), request("https://example.com/hook")); a.Outcome != sender.ConnectFailed {
 			t.Errorf("%+v", a)
 		}

@@ -67,7 +67,8 @@ func TestOutcomesOfAnswers(t *testing.T) {
 			})
 			a := s.Send(t.Context(), request(srv.URL))
 			if a.Outcome != c.want || a.Status != c.status || a.RetryAfter != c.wait {
-				t.Errorf("%v, status %d, wait %v; want %v, %d, %v", a.Outcome, a.Status, a.RetryAfter, c.want, c.status, c.wait)
+				t.Errorf("%v, status %d, wait %v; want %v, %d, %v",
+					a.Outcome, a.Status, a.RetryAfter, c.want, c.status, c.wait)
 			}
 			excerpt := fmt.Sprintf("because of %d", c.status)
 			if c.want == sender.Success || c.status == http.StatusNotModified {
@@ -86,38 +87,40 @@ func TestOutcomesOfAnswers(t *testing.T) {
 func TestOutcomesOfBadAnswers(t *testing.T) {
 	t.Parallel()
 	const (
-		notHTTP, http2, otherTLS = "the answer is not HTTP", "the receiver speaks HTTP/2 only", "the receiver speaks TLS here"
-		malformed, within        = "the answer's status line is malformed", "connection closed within the status line"
-		interim, large           = "only interim answers (1xx) came", "interim answers (1xx) are larger than 64 KiB"
-		closed                   = "connection closed before an answer"
+		notHTTP, http2, otherTLS = "the answer is not HTTP", "the receiver speaks HTTP/2 only",
+			"the receiver speaks TLS here"
+		malformed, within = "the answer's status line is malformed", "connection closed within the status line"
+		interim, large    = "only interim answers (1xx) came", "interim answers (1xx) are larger than 64 KiB"
+		closed            = "connection closed before an answer"
 	)
 	cases := map[string]struct{ text, reason string }{
-		"nothing":              {"", closed},
-		"an empty line":        {"\r\n", closed},
-		"SSH":                  {"SSH-2.0-OpenSSH_9.9\r\n", notHTTP + ": an SSH server"},
-		"ICY":                  {"ICY 200 OK\r\n\r\n", notHTTP + ": a streaming server"},
-		"SMTP":                 {"220 mail.example ESMTP\r\n", notHTTP},
-		"a page alone":         {"<html>200 OK</html>", notHTTP},
-		"JSON alone":           {`{"status":200}`, notHTTP},
-		"two bytes":            {"OK", notHTTP},
-		"a gRPC server":        {"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00\x40\x00", http2},
-		"HTTP/2 that goes":     {"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01", http2},
-		"HTTP/2 preface":       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", http2},
-		"TLS alert":            {"\x15\x03\x01\x00\x02\x02\x46", otherTLS},
-		"TLS handshake":        {"\x16\x03\x03\x00\x02\x02\x46", otherTLS},
-		"no status":            {"HTTP/1.1 \r\n\r\n", malformed},
-		"no space":             {"HTTP/1.1\r\n\r\n", malformed},
-		"no version":           {"HTTP/ 200 OK\r\n\r\n", malformed},
-		"bad status":           {"HTTP/1.1 abc OK\r\n\r\n", malformed},
-		"two digits":           {"HTTP/1.1 20 OK\r\n\r\n", malformed},
-		"four digits":          {"HTTP/1.1 2000 OK\r\n\r\n", malformed},
-		"negative status":      {"HTTP/1.1 -200 OK\r\n\r\n", malformed},
-		"status below 100":     {"HTTP/1.1 020 OK\r\n\r\n", malformed},
-		"cut version":          {"HTT", within},
-		"cut status":           {"HTTP/1.1 20", within},
-		"no line end":          {"HTTP/1.1 200 OK", within},
-		"endless continues":    {strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n", 2000), interim},
-		"large continues":      {"HTTP/1.1 103 Early Hints\r\nLink: " + strings.Repeat("x", 70<<10) + "\r\n\r\n", large},
+		"nothing":           {"", closed},
+		"an empty line":     {"\r\n", closed},
+		"SSH":               {"SSH-2.0-OpenSSH_9.9\r\n", notHTTP + ": an SSH server"},
+		"ICY":               {"ICY 200 OK\r\n\r\n", notHTTP + ": a streaming server"},
+		"SMTP":              {"220 mail.example ESMTP\r\n", notHTTP},
+		"a page alone":      {"<html>200 OK</html>", notHTTP},
+		"JSON alone":        {`{"status":200}`, notHTTP},
+		"two bytes":         {"OK", notHTTP},
+		"a gRPC server":     {"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00\x40\x00", http2},
+		"HTTP/2 that goes":  {"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01", http2},
+		"HTTP/2 preface":    {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", http2},
+		"TLS alert":         {"\x15\x03\x01\x00\x02\x02\x46", otherTLS},
+		"TLS handshake":     {"\x16\x03\x03\x00\x02\x02\x46", otherTLS},
+		"no status":         {"HTTP/1.1 \r\n\r\n", malformed},
+		"no space":          {"HTTP/1.1\r\n\r\n", malformed},
+		"no version":        {"HTTP/ 200 OK\r\n\r\n", malformed},
+		"bad status":        {"HTTP/1.1 abc OK\r\n\r\n", malformed},
+		"two digits":        {"HTTP/1.1 20 OK\r\n\r\n", malformed},
+		"four digits":       {"HTTP/1.1 2000 OK\r\n\r\n", malformed},
+		"negative status":   {"HTTP/1.1 -200 OK\r\n\r\n", malformed},
+		"status below 100":  {"HTTP/1.1 020 OK\r\n\r\n", malformed},
+		"cut version":       {"HTT", within},
+		"cut status":        {"HTTP/1.1 20", within},
+		"no line end":       {"HTTP/1.1 200 OK", within},
+		"endless continues": {strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n", 2000), interim},
+		"large continues": {"HTTP/1.1 103 Early Hints\r\nLink: " + strings.Repeat("x", 70<<10) + "\r\n\r\n",
+			large},
 		"a continue alone":     {"HTTP/1.1 100 Continue\r\n\r\n", "connection closed after an interim answer"},
 		"a cut continue alone": {"HTTP/1.1 100 Continue\r\n", "connection closed within an interim answer"},
 	}
@@ -213,7 +216,8 @@ func TestTLS(t *testing.T) {
 	})
 	t.Run("old version", func(t *testing.T) {
 		t.Parallel()
-		srv := tlsReceiver(t, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }, ok)
+		srv := tlsReceiver(t, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 },
+			ok)
 		s := newSender(t, func(c *sender.Config) { c.RootCAs = rootsOf(srv) })
 		check(t, s.Send(t.Context(), request(srv.URL)), sender.TLSFailed, "refused the handshake: ")
 	})
@@ -300,7 +304,8 @@ func TestOutcomeNames(t *testing.T) {
 	seen := map[string]bool{}
 	for _, o := range sender.Outcomes() {
 		name := o.String()
-		if seen[name] || strings.HasPrefix(name, "outcome_") || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") != "" {
+		if seen[name] || strings.HasPrefix(name, "outcome_") ||
+			strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") != "" {
 			t.Errorf("outcome %d is called %q", o, name)
 		}
 		seen[name] = true

@@ -33,7 +33,8 @@ func (s *Sender) Reach(ctx context.Context, raw string) Reached {
 	c.close()
 	s.pool.release()
 	if s.dialer.proxy != nil && target.Scheme == "http" { // it connects to the receiver when a request comes
-		return Reached{Outcome: Cancelled, Reason: "the proxy was, and it connects to a receiver without TLS for a request only"}
+		return Reached{Outcome: Cancelled,
+			Reason: "the proxy was, and it connects to a receiver without TLS for a request only"}
 	}
 	return Reached{Outcome: Success, Certificates: seen.Certificates}
 }

@@ -11,7 +11,9 @@ import (
 // TestAProxyIsNotTheReceiver reaches a proxy that does not know the receiver yet.
 func TestAProxyIsNotTheReceiver(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a request was sent") }))
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		t.Error("a request was sent")
+	}))
 	t.Cleanup(server.Close)
 	proxy, err := url.Parse(server.URL)
 	if err != nil {

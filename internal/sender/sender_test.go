@@ -67,7 +67,8 @@ func TestSendCarriesTheSignedEvent(t *testing.T) {
 	}
 	want := map[string]string{
 		"Content-Type": "application/cloudevents+json", "User-Agent": "audatex-relay/test", "Webhook-Id": "evt_1",
-		"Webhook-Timestamp": strconv.FormatInt(a.At.Unix(), 10), "Authorization": "Bearer tok-123456", "X-Tenant": "north",
+		"Webhook-Timestamp": strconv.FormatInt(a.At.Unix(), 10), "Authorization": "Bearer tok-123456",
+		"X-Tenant":       "north",
 		"Content-Length": strconv.Itoa(len(r.Body)),
 	}
 	g.header.Del("Webhook-Signature")

@@ -31,8 +31,8 @@ var shownHeaders = map[string]showing{
 	"content-type": steady, "server": steady, "via": steady,
 	"date": dated, "retry-after": dated,
 	"x-request-id": traced, "request-id": traced, "x-correlation-id": traced, "correlation-id": traced,
-	"traceparent": traced, "x-amzn-trace-id": traced, "x-amzn-requestid": traced, "x-amz-cf-id": traced, "cf-ray": traced,
-	"x-ms-request-id": traced, "x-azure-ref": traced, "x-cloud-trace-context": traced,
+	"traceparent": traced, "x-amzn-trace-id": traced, "x-amzn-requestid": traced, "x-amz-cf-id": traced,
+	"cf-ray": traced, "x-ms-request-id": traced, "x-azure-ref": traced, "x-cloud-trace-context": traced,
 	"location": failing, "www-authenticate": failing, "allow": failing,
 }
 

@@ -26,10 +26,12 @@ func TestResponseHeaders(t *testing.T) {
 		want           string
 	}{
 		"what is on the list": {
-			"200 OK", "Server: nginx\r\nDate: " + date + "\r\nSet-Cookie: a=b\r\nX-Api-Key: k\r\nX-Request-Id: " + trace[3:35] + "\r\n", bearer,
+			"200 OK", "Server: nginx\r\nDate: " + date + "\r\nSet-Cookie: a=b\r\nX-Api-Key: k\r\nX-Request-Id: " +
+				trace[3:35] + "\r\n", bearer,
 			"server: nginx\ndate: " + date + "\nx-request-id: " + trace[3:35] + "\n",
 		},
-		"a trace, once":            {"204 No Content", "traceparent: " + trace + "\r\nTraceParent: 00-11111111\r\n", bearer, "traceparent: " + trace + "\n"},
+		"a trace, once": {"204 No Content", "traceparent: " + trace + "\r\nTraceParent: 00-11111111\r\n",
+			bearer, "traceparent: " + trace + "\n"},
 		"a token as a request's":   {"200 OK", "X-Request-Id: " + token + "\r\n", bearer, ""},
 		"upper case":               {"200 OK", "X-Request-Id: " + strings.ToUpper(token) + "\r\n", bearer, ""},
 		"a part of it":             {"200 OK", "X-Request-Id: 00-" + token[24:] + "\r\n", bearer, ""},
@@ -37,15 +39,18 @@ func TestResponseHeaders(t *testing.T) {
 		"a token as a server":      {"200 OK", "Server: " + token + "\r\n", bearer, ""},
 		"no time":                  {"200 OK", "Date: Fri, 27 Nov 2026 18:20:32 " + token[:3] + "\r\n", bearer, ""},
 		"other numbers of success": {"200 OK", "X-Request-Id: Hx7Kd-plain-words\r\n", bearer, ""},
-		"other numbers of failure": {"500 No", "X-Request-Id: Hx7Kd-plain-words\r\n", bearer, "x-request-id: Hx7Kd-plain-words\n"},
-		"a redirect":               {"302 Found", "Location: https://new.example/hook\r\n", bearer, "location: https://new.example/hook\n"},
+		"other numbers of failure": {"500 No", "X-Request-Id: Hx7Kd-plain-words\r\n", bearer,
+			"x-request-id: Hx7Kd-plain-words\n"},
+		"a redirect": {"302 Found", "Location: https://new.example/hook\r\n", bearer,
+			"location: https://new.example/hook\n"},
 		"a redirect with a token": {
 			"302 Found", "Location: https://new.example/?t=" + token + "\r\nRetry-After: 30\r\n", bearer,
 			"location: [withheld: it may repeat a secret of this callback]\nretry-after: 30\n",
 		},
 		"control characters": {"500 No", "Server: a\x01b\r\n", bearer, ""},
-		"a long value":       {"500 No", "Server: " + strings.Repeat("ab ", 100) + "\r\n", bearer, "server: " + strings.Repeat("ab ", 100)[:128] + "\n"},
-		"many headers":       {"500 No", many + "Server: last\r\n", bearer, "server: last\n"},
+		"a long value": {"500 No", "Server: " + strings.Repeat("ab ", 100) + "\r\n", bearer,
+			"server: " + strings.Repeat("ab ", 100)[:128] + "\n"},
+		"many headers": {"500 No", many + "Server: last\r\n", bearer, "server: last\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -75,7 +80,8 @@ func TestPhases(t *testing.T) {
 		p.Connect+p.TLS+p.FirstByte > first.Duration {
 		t.Errorf("the first attempt: %+v of %v (%s)", p, first.Duration, first.Error)
 	}
-	if again := s.Send(t.Context(), r).Phases; again.DNS != 0 || again.Connect != 0 || again.TLS != 0 || again.FirstByte <= 0 {
+	if again := s.Send(t.Context(), r).Phases; again.DNS != 0 || again.Connect != 0 ||
+		again.TLS != 0 || again.FirstByte <= 0 {
 		t.Errorf("the second attempt: %+v", again)
 	}
 	secure.Close()

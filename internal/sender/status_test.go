@@ -37,22 +37,24 @@ func TestStatusLineDecides(t *testing.T) {
 		"another charset in a value":  " OK\r\nX-A: \xe4\xff\r\nContent-Length: 0\r\n\r\n",
 		"40 KiB of cookies": " OK\r\n" + strings.Repeat("Set-Cookie: "+strings.Repeat("c", 4000)+"\r\n", 10) +
 			"Content-Length: 0\r\n\r\n",
-		"one cookie of 40 KiB":       " OK\r\nSet-Cookie: " + strings.Repeat("c", 40<<10) + "\r\nContent-Length: 0\r\n\r\n",
-		"a header over the limit":    " OK\r\n" + strings.Repeat("X-Many: y\r\n", 40<<10) + "Content-Length: 0\r\n\r\n",
-		"a line over the limit":      " OK\r\nX-Big: " + strings.Repeat("y", 400<<10) + "\r\nContent-Length: 0\r\n\r\n",
-		"an empty Content-Length":    " OK\r\nContent-Length:\r\n\r\n",
-		"a negative Content-Length":  " OK\r\nContent-Length: -1\r\n\r\n",
-		"a signed Content-Length":    " OK\r\nContent-Length: +1\r\n\r\nx",
-		"a hex Content-Length":       " OK\r\nContent-Length: 0x1\r\n\r\nx",
-		"a Content-Length in words":  " OK\r\nContent-Length: none\r\n\r\n",
-		"a huge Content-Length":      " OK\r\nContent-Length: 99999999999999999999999\r\n\r\n",
-		"the same length twice":      " OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
-		"a list of one length":       " OK\r\nContent-Length: 1, 1\r\n\r\nx",
-		"two lengths":                " OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-		"length and chunks":          " OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"an unknown coding":          " OK\r\nTransfer-Encoding: zstd\r\n\r\nx",
-		"an empty coding":            " OK\r\nTransfer-Encoding:\r\n\r\nx",
-		"coded twice":                " OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"one cookie of 40 KiB": " OK\r\nSet-Cookie: " + strings.Repeat("c", 40<<10) +
+			"\r\nContent-Length: 0\r\n\r\n",
+		"a header over the limit":   " OK\r\n" + strings.Repeat("X-Many: y\r\n", 40<<10) + "Content-Length: 0\r\n\r\n",
+		"a line over the limit":     " OK\r\nX-Big: " + strings.Repeat("y", 400<<10) + "\r\nContent-Length: 0\r\n\r\n",
+		"an empty Content-Length":   " OK\r\nContent-Length:\r\n\r\n",
+		"a negative Content-Length": " OK\r\nContent-Length: -1\r\n\r\n",
+		"a signed Content-Length":   " OK\r\nContent-Length: +1\r\n\r\nx",
+		"a hex Content-Length":      " OK\r\nContent-Length: 0x1\r\n\r\nx",
+		"a Content-Length in words": " OK\r\nContent-Length: none\r\n\r\n",
+		"a huge Content-Length":     " OK\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+		"the same length twice":     " OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
+		"a list of one length":      " OK\r\nContent-Length: 1, 1\r\n\r\nx",
+		"two lengths":               " OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+		"length and chunks":         " OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"an unknown coding":         " OK\r\nTransfer-Encoding: zstd\r\n\r\nx",
+		"an empty coding":           " OK\r\nTransfer-Encoding:\r\n\r\nx",
+		"coded twice": " OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n" +
+			"0\r\n\r\n",
 		"identity":                   " OK\r\nTransfer-Encoding: identity\r\nContent-Length: 1\r\n\r\nx",
 		"gzip that is none":          " OK\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx",
 		"chunks that are none":       " OK\r\nTransfer-Encoding: chunked\r\n\r\nplain",
@@ -95,7 +97,8 @@ func TestStatusLineDecides(t *testing.T) {
 		t.Helper()
 		want := statuses[code]
 		a := s.Send(t.Context(), request("http://"+rawReceiver(t, answeringOnce(text))))
-		if a.Outcome != want.want || a.Error == "" != (a.Outcome == sender.Success) || readable && a.RetryAfter != want.wait {
+		if a.Outcome != want.want || a.Error == "" != (a.Outcome == sender.Success) ||
+			readable && a.RetryAfter != want.wait {
 			t.Errorf("%s: %+v, want %v", code, a, want.want)
 		}
 	}

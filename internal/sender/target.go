@@ -30,8 +30,9 @@ func CheckURL(raw string, allow []netip.Prefix) error {
 		return &URLError{"the URL is longer than " + strconv.Itoa(MaxURL) + " bytes"}
 	}
 	if strings.ContainsFunc(raw, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
-		return &URLError{"the URL holds a space, a control character, or one outside ASCII: write these percent-encoded, " +
-			"and an international name in its xn-- form"}
+		return &URLError{
+			"the URL holds a space, a control character, or one outside ASCII: write these percent-encoded, " +
+				"and an international name in its xn-- form"}
 	}
 	u, err := parseTarget(raw)
 	if err != nil {
@@ -122,7 +123,8 @@ func CheckProxy(proxy *url.URL) error {
 	if proxy.Scheme != "http" && proxy.Scheme != "https" {
 		return errors.New("the proxy for callbacks must be an http:// or https:// URL")
 	}
-	if proxy.Hostname() == "" || (proxy.Path != "" && proxy.Path != "/") || proxy.RawQuery != "" || proxy.Fragment != "" {
+	if proxy.Hostname() == "" || (proxy.Path != "" && proxy.Path != "/") ||
+		proxy.RawQuery != "" || proxy.Fragment != "" {
 		return errors.New("the proxy for callbacks must name a host, and no path")
 	}
 	return nil

@@ -93,7 +93,9 @@ func (t *tokens) close() {
 
 // token returns a callback's token. If there is none it waits until there is one, or ctx has ended;
 // fresh reports that the token is the result of that.
-func (t *tokens) token(ctx context.Context, callback string, c *ClientCredentials) (_ *accessToken, fresh bool, _ error) {
+func (t *tokens) token(
+	ctx context.Context, callback string, c *ClientCredentials,
+) (_ *accessToken, fresh bool, _ error) {
 	t.mu.Lock()
 	of, now := t.about(callback, c), time.Now()
 	if token := of.token; token != nil && (token.end.IsZero() || now.Before(token.end)) {

@@ -37,7 +37,8 @@ func (s *tokenServer) get(ctx context.Context, _ string, _ *ClientCredentials) (
 		return nil, &tokenError{reason: "answered 500"}
 	}
 	now := time.Now()
-	return newAccessToken(&oauth2.Token{AccessToken: "token-" + strconv.Itoa(int(n)), Expiry: now.Add(time.Minute)}, now)
+	return newAccessToken(&oauth2.Token{AccessToken: "token-" + strconv.Itoa(int(n)), Expiry: now.Add(time.Minute)},
+		now)
 }
 
 // pass lets virtual time pass.
@@ -180,8 +181,9 @@ func TestRefusedTokenIsReplacedOnce(t *testing.T) {
 	s := New(Config{AllowCIDRs: prefixes(t, "127.0.0.0/8")})
 	defer s.Close()
 	r := Request{
-		Callback: "cb", URL: bms.URL, EventID: "e", Body: []byte("{}"), Secrets: []signature.Secret{signature.NewSecret()},
-		Auth: WithToken(ClientCredentials{TokenURL: auth.URL, ID: "relay", Secret: "client-secret"}),
+		Callback: "cb", URL: bms.URL, EventID: "e", Body: []byte("{}"),
+		Secrets: []signature.Secret{signature.NewSecret()},
+		Auth:    WithToken(ClientCredentials{TokenURL: auth.URL, ID: "relay", Secret: "client-secret"}),
 	}
 	send := func() Attempt {
 		if of, known := s.tokens.of.Peek("cb"); known {

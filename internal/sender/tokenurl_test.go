@@ -97,7 +97,8 @@ func TestAccessTokenIsGotOnceAndSent(t *testing.T) {
 	}
 	form := <-auth.forms
 	if form.Get("grant_type") != "client_credentials" || form.Get("scope") != credentials.Scope ||
-		form.Get("audience") != credentials.Audience || form.Get("basic") != "relay "+clientSecret || form.Has("client_secret") {
+		form.Get("audience") != credentials.Audience || form.Get("basic") != "relay "+clientSecret ||
+		form.Has("client_secret") {
 		t.Errorf("asked with %v", form)
 	}
 
@@ -106,7 +107,8 @@ func TestAccessTokenIsGotOnceAndSent(t *testing.T) {
 	if a := s.Send(t.Context(), r); a.Outcome != sender.Success {
 		t.Errorf("%+v", a)
 	}
-	if form := <-auth.forms; form.Get("client_id") != "relay" || form.Get("client_secret") != clientSecret || form.Has("basic") {
+	if form := <-auth.forms; form.Get("client_id") != "relay" ||
+		form.Get("client_secret") != clientSecret || form.Has("basic") {
 		t.Errorf("asked with %v", form)
 	}
 	for _, printed := range []string{fmt.Sprintf("%+v %#v", credentials, r), fmt.Sprint(r.Auth)} {
@@ -129,7 +131,8 @@ func TestTokenURLThatFails(t *testing.T) {
 		{"refuses", "answered 401 (invalid_client)", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusUnauthorized)
-			fmt.Fprintf(w, `{"error":"invalid_client","error_description":"wrong secret %s","error_uri":%q}`, clientSecret, r.Header.Get("Authorization"))
+			fmt.Fprintf(w, `{"error":"invalid_client","error_description":"wrong secret %s","error_uri":%q}`,
+				clientSecret, r.Header.Get("Authorization"))
 		}},
 		{"names an error with 200", "answered 200 (invalid_scope)", func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{"error":"invalid_scope"}`)
@@ -141,9 +144,10 @@ func TestTokenURLThatFails(t *testing.T) {
 		{"redirects", "answered 307: redirects are not followed", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
 		}},
-		{"redirects with a body", "answered 302: redirects are not followed", func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, elsewhere.URL+"/"+clientSecret, http.StatusFound)
-		}},
+		{"redirects with a body", "answered 302: redirects are not followed",
+			func(w http.ResponseWriter, r *http.Request) {
+				http.Redirect(w, r, elsewhere.URL+"/"+clientSecret, http.StatusFound)
+			}},
 		{"garbage", "its answer holds no access token", func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, "<html>"+clientSecret+"</html>")
 		}},
@@ -164,10 +168,13 @@ func TestTokenURLThatFails(t *testing.T) {
 			w.Header().Set("Content-Length", "1000")
 			_, _ = io.WriteString(w, `{"access_token":"abcdefgh"}`)
 		}},
-		{"token with a line break", "its token holds what a header cannot", func(w http.ResponseWriter, _ *http.Request) {
-			give(w, "abc\r\nX-Injected: 1")
+		{"token with a line break", "its token holds what a header cannot",
+			func(w http.ResponseWriter, _ *http.Request) {
+				give(w, "abc\r\nX-Injected: 1")
+			}},
+		{"long token", "its token is longer than 8 KiB", func(w http.ResponseWriter, _ *http.Request) {
+			give(w, strings.Repeat("a", 9000))
 		}},
-		{"long token", "its token is longer than 8 KiB", func(w http.ResponseWriter, _ *http.Request) { give(w, strings.Repeat("a", 9000)) }},
 		{"another type of token", "its token is not of the type Bearer", func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{"access_token":"abcdefgh","token_type":"mac"}`)
 		}},
@@ -193,7 +200,8 @@ func TestTokenURLThatFails(t *testing.T) {
 				r.Timeout = 500 * time.Millisecond
 			}
 			a := s.Send(t.Context(), r)
-			if a.Outcome != sender.TokenFailed || a.Error != "the token URL: "+c.want || a.Status != 0 || a.Excerpt != "" {
+			if a.Outcome != sender.TokenFailed || a.Error != "the token URL: "+c.want ||
+				a.Status != 0 || a.Excerpt != "" {
 				t.Errorf("%+v", a)
 			}
 			if wait := 120 * time.Second; (c.name == "busy") != (a.RetryAfter == wait) {
@@ -220,12 +228,14 @@ func TestTokenURLGoesByTheRulesForCallbacks(t *testing.T) {
 		{"address", "callbacks may not reach a loopback address", func(c *sender.Config, _ *sender.ClientCredentials) {
 			c.AllowCIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 		}},
-		{"metadata", "callbacks may not reach a cloud's metadata address", func(_ *sender.Config, c *sender.ClientCredentials) {
-			c.TokenURL = "http://169.254.169.254/latest/api/token"
-		}},
-		{"unknown authority", "the certificate is from an unknown authority", func(c *sender.Config, _ *sender.ClientCredentials) {
-			c.RootCAs = x509.NewCertPool()
-		}},
+		{"metadata", "callbacks may not reach a cloud's metadata address",
+			func(_ *sender.Config, c *sender.ClientCredentials) {
+				c.TokenURL = "http://169.254.169.254/latest/api/token"
+			}},
+		{"unknown authority", "the certificate is from an unknown authority",
+			func(c *sender.Config, _ *sender.ClientCredentials) {
+				c.RootCAs = x509.NewCertPool()
+			}},
 		{"no TLS", "its server does not speak TLS on this port", func(_ *sender.Config, c *sender.ClientCredentials) {
 			c.TokenURL = strings.Replace(bms.URL, "http:", "https:", 1)
 		}},
@@ -276,6 +286,7 @@ func TestTokenURLThroughTheProxy(t *testing.T) {
 		}
 	}
 	if asked.Load() != 2 || connects.Load() != 1 || forwards.Load() != 3 {
-		t.Errorf("%d requests for tokens, %d tunnels and %d requests through the proxy", asked.Load(), connects.Load(), forwards.Load())
+		t.Errorf("%d requests for tokens, %d tunnels and %d requests through the proxy",
+			asked.Load(), connects.Load(), forwards.Load())
 	}
 }
