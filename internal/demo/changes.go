@@ -85,7 +85,8 @@ func kindsOfChange(changes []ledger.Change) []kind {
 		}
 		together := false
 		for i := range kinds {
-			if k.parts > 0 && kinds[i].parts > 0 && kinds[i].field == k.field && kinds[i].from == k.from && kinds[i].to == k.to {
+			if k.parts > 0 && kinds[i].parts > 0 && kinds[i].field == k.field &&
+				kinds[i].from == k.from && kinds[i].to == k.to {
 				kinds[i].parts++
 				together = true
 			}

@@ -48,7 +48,8 @@ type Addresses struct{ API, Metrics, NATS string }
 // What a run may end with. The summary has the details.
 var (
 	ErrBroken  = errors.New("the demo saw the relay break a promise; the summary names it")
-	ErrNothing = errors.New("the demo delivered nothing; with --callback, is your receiver running, and does it answer 2xx?")
+	ErrNothing = errors.New("the demo delivered nothing; with --callback, is your receiver running, and does it " +
+		"answer 2xx?")
 )
 
 // CallbackError is the API's refusal of the user's own receiver.
@@ -64,7 +65,8 @@ const (
 // faults are what Config.Faults lets the vendor do: refuse and linger. Responses that are cut off
 // are left out, as the relay is not to blame for what they lose.
 var faults = sandbox.Faults{
-	Share500: 0.05, Share503: 0.03, Share429: 0.01, RetryAfter: time.Second, ShareLatency: 0.2, Latency: 300 * time.Millisecond,
+	Share500: 0.05, Share503: 0.03, Share429: 0.01, RetryAfter: time.Second, ShareLatency: 0.2,
+	Latency: 300 * time.Millisecond,
 }
 
 // site is a site in the demo: our name and the vendor's id.

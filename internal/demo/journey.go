@@ -36,7 +36,8 @@ func newPrinter(out io.Writer, sites []site, a *receivedEvents) *printer {
 		width = widest
 	}
 	j := &printer{
-		audit: a, out: out, paint: newPalette(terminal), width: width, siteSpan: len("site"), refusals: map[string]int{}, firstSite: sites[0].name,
+		audit: a, out: out, paint: newPalette(terminal), width: width, siteSpan: len("site"),
+		refusals: map[string]int{}, firstSite: sites[0].name,
 	}
 	for _, s := range sites {
 		j.siteSpan = max(j.siteSpan, len(clip(s.name, mostSite)))
@@ -69,7 +70,8 @@ func (j *printer) welcome(at Addresses, key apiKey, target, secret string, own b
 		fmt.Fprintln(j.out, "  "+line)
 	}
 	if own {
-		fmt.Fprintf(j.out, "\n%s\n  curl -s -X POST %s\n", j.paint.strong("Break the receiver for five seconds:"), target+breakPath)
+		fmt.Fprintf(j.out, "\n%s\n  curl -s -X POST %s\n",
+			j.paint.strong("Break the receiver for five seconds:"), target+breakPath)
 	}
 	fmt.Fprintln(j.out)
 }
@@ -92,7 +94,8 @@ const mostSite = 12
 
 // row lays the columns out, up to the one for what changed; all widths are in characters.
 func (j *printer) row(at, site, order, toRelay, toReceiver, status string) string {
-	return fmt.Sprintf("%-8s  %-*s  %-7s  %8s  %11s  %-6s  ", at, j.siteSpan, clip(site, mostSite), clip(order, 16), toRelay, toReceiver, status)
+	return fmt.Sprintf("%-8s  %-*s  %-7s  %8s  %11s  %-6s  ",
+		at, j.siteSpan, clip(site, mostSite), clip(order, 16), toRelay, toReceiver, status)
 }
 
 // delivered counts a delivery and prints it, with the lock held: a reader who sees the count and
@@ -141,7 +144,8 @@ func (j *printer) print(e ledger.Event, at time.Time, status string, paint palet
 	if j.over {
 		return
 	}
-	line := j.row(at.Local().Format(time.TimeOnly), e.Site, briefOf(e).OrderReference, brief(published(e).Sub(e.Time)), brief(at.Sub(published(e))), status)
+	line := j.row(at.Local().Format(time.TimeOnly), e.Site, briefOf(e).OrderReference, brief(published(e).Sub(e.Time)),
+		brief(at.Sub(published(e))), status)
 	used, plain := utf8.RuneCountInString(line), whatChanged(e, palette{})
 	for i, text := range whatChanged(e, paint) {
 		text, size := clipPainted(text, plain[i], j.width-changesIndent)
@@ -194,8 +198,9 @@ func (j *printer) note(text string) {
 func (j *printer) summary(c sandbox.Counters, v verdict) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	fmt.Fprintf(j.out, "\n%s, %s, %s, %s, %s\n", plural(int(c.OrdersCreated), "order"), plural(int(c.NotificationsHandedOut), "notification"),
-		plural(v.events, "event"), plural(v.deliveries, "delivery"), plural(v.repeats, "repeat"))
+	fmt.Fprintf(j.out, "\n%s, %s, %s, %s, %s\n", plural(int(c.OrdersCreated), "order"),
+		plural(int(c.NotificationsHandedOut), "notification"), plural(v.events, "event"),
+		plural(v.deliveries, "delivery"), plural(v.repeats, "repeat"))
 	fmt.Fprintln(j.out, j.judgement(v))
 	if v.waiting > 0 {
 		fmt.Fprintf(j.out, "%d waiting for your receiver\n", v.waiting)
@@ -204,8 +209,10 @@ func (j *printer) summary(c sandbox.Counters, v verdict) {
 		fmt.Fprintf(j.out, "%d that your receiver refused for good\n", v.failed)
 	}
 	if v.deliveries > 0 {
-		fmt.Fprintf(j.out, "from the vendor to the receiver: half within %s, 99 %% within %s\n", brief(v.toCallback.p50), brief(v.toCallback.p99))
-		fmt.Fprintf(j.out, "from the relay to the receiver:  half within %s, 99 %% within %s\n", brief(v.sinceEvent.p50), brief(v.sinceEvent.p99))
+		fmt.Fprintf(j.out, "from the vendor to the receiver: half within %s, 99 %% within %s\n",
+			brief(v.toCallback.p50), brief(v.toCallback.p99))
+		fmt.Fprintf(j.out, "from the relay to the receiver:  half within %s, 99 %% within %s\n",
+			brief(v.sinceEvent.p50), brief(v.sinceEvent.p99))
 	}
 	fmt.Fprintf(j.out, "\n%s\n%s", j.paint.strong("What to try next:"), `  --faults          the vendor refuses, slows down and asks to wait
   --callback URL    send to a receiver of yours, and stop it for a while

@@ -17,26 +17,35 @@ func TestWhatChanged(t *testing.T) {
 	t.Parallel()
 	const order = `"order":{"Status":"Confirmed","Parts":[{},{},{}]}`
 	part := func(number, field, from, to string) string {
-		return `{"path":"/Parts/0` + field + `","part":{"oePartNumber":"` + number + `","orderedPartNumber":"x","occurrence":1},"from":` + from + `,"to":` + to + `}`
+		return `{"path":"/Parts/0` + field + `","part":{"oePartNumber":"` + number +
+			`","orderedPartNumber":"x","occurrence":1},"from":` + from + `,"to":` + to + `}`
 	}
 	const status = `{"path":"/Status","from":"New","to":"Confirmed"}`
 	for _, c := range []struct{ name, data, want string }{
 		{"first sight", `"previousStatus":null,"changes":[]`, "Confirmed · 3 parts"},
 		{"nothing", `"previousStatus":"Confirmed","changes":[]`, "Confirmed · nothing new since the event before"},
 		{"status alone", `"previousStatus":"New","changes":[` + status + `]`, "New → Confirmed"},
-		{"with some parts", `"previousStatus":"New","changes":[` + status + `,` + part("A", "/Status", `"New"`, `"Confirmed"`) + `,` + part("B", "/Status", `"New"`, `"Confirmed"`) + `]`,
+		{"with some parts", `"previousStatus":"New","changes":[` + status + `,` +
+			part("A", "/Status", `"New"`, `"Confirmed"`) + `,` + part("B", "/Status", `"New"`, `"Confirmed"`) + `]`,
 			"New → Confirmed with 2 of 3 parts"},
-		{"a part its own way", `"previousStatus":"New","changes":[` + status + `,` + part("8K0 807", "/Status", `"New"`, `"Cancelled"`) + `]`,
+		{"a part its own way", `"previousStatus":"New","changes":[` + status + `,` +
+			part("8K0 807", "/Status", `"New"`, `"Cancelled"`) + `]`,
 			"New → Confirmed · part 8K0 807 New → Cancelled"},
-		{"a price, digits as they came", `"previousStatus":"Confirmed","changes":[` + part("8K0 807", "/Price", `12.50`, `13.0`) + `]`,
+		{"a price, digits as they came",
+			`"previousStatus":"Confirmed","changes":[` + part("8K0 807", "/Price", `12.50`, `13.0`) + `]`,
 			"Confirmed · part 8K0 807 Price 12.50 → 13.0"},
-		{"a date", `"previousStatus":"Confirmed","changes":[{"path":"/DeliveryDate","from":"0001-01-01T00:00:00","to":"2026-01-17T08:30:00.1234567"}]`,
+		{"a date", `"previousStatus":"Confirmed","changes":[{"path":"/DeliveryDate","from":"0001-01-01T00:00:00",` +
+			`"to":"2026-01-17T08:30:00.1234567"}]`,
 			"Confirmed · DeliveryDate none → 2026-01-17"},
-		{"parts come and go", `"previousStatus":"Confirmed","changes":[` + part("A", "", `null`, `{"a":1}`) + `,{"path":"/Parts/-","part":{"oePartNumber":"B"},"from":{"b":1},"to":null}]`,
+		{"parts come and go", `"previousStatus":"Confirmed","changes":[` + part("A", "", `null`, `{"a":1}`) +
+			`,{"path":"/Parts/-","part":{"oePartNumber":"B"},"from":{"b":1},"to":null}]`,
 			"Confirmed · part A new · part B gone"},
-		{"a part without the maker's number", `"previousStatus":"Confirmed","changes":[` + part("", "/Note", `null`, `""`) + `]`,
+		{"a part without the maker's number",
+			`"previousStatus":"Confirmed","changes":[` + part("", "/Note", `null`, `""`) + `]`,
 			`Confirmed · part x Note none → ""`},
-		{"many", `"previousStatus":"Confirmed","changes":[{"path":"/A","from":1,"to":2},{"path":"/B","from":1,"to":2},{"path":"/C","from":1,"to":2},{"path":"/D","from":1,"to":2}]`,
+		{"many",
+			`"previousStatus":"Confirmed","changes":[{"path":"/A","from":1,"to":2},{"path":"/B","from":1,"to":2},` +
+				`{"path":"/C","from":1,"to":2},{"path":"/D","from":1,"to":2}]`,
 			"Confirmed · A 1 → 2 · B 1 → 2 · 2 more"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -48,7 +57,8 @@ func TestWhatChanged(t *testing.T) {
 			if got := strings.Join(whatChanged(e, palette{}), " · "); got != c.want {
 				t.Errorf("%q, want %q", got, c.want)
 			}
-			if got := strings.Join(whatChanged(e, palette{on: true}), " · "); !strings.Contains(got, "\x1b[34mConfirmed\x1b[0m") {
+			if got := strings.Join(whatChanged(e, palette{on: true}), " · "); !strings.Contains(got,
+				"\x1b[34mConfirmed\x1b[0m") {
 				t.Errorf("%q has no colour", got)
 			}
 		})
@@ -112,7 +122,8 @@ func TestNothingIsGreenWhenNothingWasDelivered(t *testing.T) {
 	j.paint = palette{on: true}
 	j.attempted(e, time.Now(), "503")
 	j.summary(sandbox.Counters{}, seen.judge(sandbox.Ledger{}))
-	if strings.Contains(out.String(), green) || !strings.Contains(out.String(), red+"lost 0, misordered 0, but nothing was delivered") {
+	if strings.Contains(out.String(), green) ||
+		!strings.Contains(out.String(), red+"lost 0, misordered 0, but nothing was delivered") {
 		t.Errorf("%q", out.String())
 	}
 	out.Reset()

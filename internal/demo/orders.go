@@ -38,7 +38,8 @@ type step struct {
 func newWalker(vendor *sandbox.Sandbox, sites []site, perMinute int, seed uint64) *walker {
 	return &walker{
 		vendor: vendor, sites: sites, every: time.Minute / time.Duration(perMinute),
-		dice: rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // it decides which order moves, and must repeat with the seed
+		//nolint:gosec // it decides which order moves, and must repeat with the seed
+		dice: rand.New(rand.NewPCG(seed, 1)),
 	}
 }
 

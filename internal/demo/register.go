@@ -24,7 +24,8 @@ type apiKey struct{ ID, Key string }
 
 func (d *demo) registerClient(ctx context.Context) (apiKey, error) {
 	names := each.Of(d.sites, func(s site) string { return s.name })
-	err := d.admin.do(ctx, http.MethodPut, "/v1/clients/"+demoID, map[string]any{"description": "The demo", "sites": names}, nil)
+	err := d.admin.do(ctx, http.MethodPut, "/v1/clients/"+demoID,
+		map[string]any{"description": "The demo", "sites": names}, nil)
 	if err != nil {
 		return apiKey{}, err
 	}

@@ -55,7 +55,8 @@ func (d *demo) prepare(ctx, around context.Context, surroundings *group.Group, a
 	var own *relaytest.Receiver
 	if target == "" {
 		own = newReceiver(d.audit, d.journey, d.config.DropDelivery)
-		if target, err = serveLoopback(around, surroundings, "the receiver", &breaking{Handler: own, journey: d.journey}); err != nil {
+		if target, err = serveLoopback(around, surroundings, "the receiver",
+			&breaking{Handler: own, journey: d.journey}); err != nil {
 			return err
 		}
 	}
@@ -149,7 +150,8 @@ func (d *demo) await(ctx context.Context) error {
 		if last.Before(began) {
 			last = began
 		}
-		if time.Since(last) > quiet && (d.follower != nil || !d.journey.refusedLast()) || time.Since(began) > settleTime {
+		if time.Since(last) > quiet && (d.follower != nil || !d.journey.refusedLast()) ||
+			time.Since(began) > settleTime {
 			return nil
 		}
 		if !backoff.Sleep(ctx, 50*time.Millisecond) {

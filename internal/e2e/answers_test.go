@@ -70,7 +70,8 @@ func (v *recordedVendor) poll(subscription string) (recorded.Answer, bool) {
 // its bytes and reported.
 func TestRecordedAnswersGoThroughTheRelay(t *testing.T) {
 	t.Parallel()
-	const at, older, at2026 = "2016-01-15T09:38:44.6871504Z", "2016-01-15T09:38:44.6871504", "2026-01-15T09:38:44.6871504Z"
+	const at, older, at2026 = "2016-01-15T09:38:44.6871504Z", "2016-01-15T09:38:44.6871504",
+		"2026-01-15T09:38:44.6871504Z"
 	type kept struct{ reason, detail, raw string } // raw: how its bytes begin; "page" is the whole response
 	rows := []struct {
 		answer     string
@@ -85,30 +86,40 @@ func TestRecordedAnswersGoThroughTheRelay(t *testing.T) {
 		{answer: "poll-equal", events: []string{"updated " + at, "updated " + at, "updated " + at}},
 		{answer: "poll-xml", events: []string{"created " + at, "updated " + older}},
 		{answer: "poll-odd-dates", events: []string{
-			"updated " + older, "updated 2016-01-15T09:38:44", "updated 2016-01-15 09:38:44Z", "updated " + older + "+01:00",
-			"updated 0001-01-01T00:00:00", "updated ", "updated 15/01/2016 09:38:44", "updated /Date(1452850724687)/",
-			"updated 1452850724687", "updated 2016-01-15t09:38:44.687z",
+			"updated " + older, "updated 2016-01-15T09:38:44", "updated 2016-01-15 09:38:44Z",
+			"updated " + older + "+01:00", "updated 0001-01-01T00:00:00", "updated ", "updated 15/01/2016 09:38:44",
+			"updated /Date(1452850724687)/", "updated 1452850724687", "updated 2016-01-15t09:38:44.687z",
 		}},
 		{answer: "poll-hundred-of-9-kilobyte", events: slices.Repeat([]string{"updated " + at2026}, 100)},
-		{answer: "poll-truncated", events: []string{"created " + at}, unresolved: []kept{{"malformed", "remainder of a cut page", `{"NotificationId"`}}, gap: true},
-		{answer: "poll-cut", events: []string{"created " + at}, unresolved: []kept{{"malformed", "remainder of a cut page", `{"NotificationId"`}}, gap: true},
-		{answer: "poll-xml-cut", events: []string{"created " + at}, unresolved: []kept{{"malformed", "remainder of a cut page", `<NotificationMessage>`}}, gap: true},
+		{answer: "poll-truncated", events: []string{"created " + at},
+			unresolved: []kept{{"malformed", "remainder of a cut page", `{"NotificationId"`}}, gap: true},
+		{answer: "poll-cut", events: []string{"created " + at},
+			unresolved: []kept{{"malformed", "remainder of a cut page", `{"NotificationId"`}}, gap: true},
+		{answer: "poll-xml-cut", events: []string{"created " + at},
+			unresolved: []kept{{"malformed", "remainder of a cut page", `<NotificationMessage>`}}, gap: true},
 		{answer: "poll-no-order", events: []string{"created " + at}, unresolved: []kept{
 			{"malformed", "names no resource", `{"NotificationId"`},
-			{"malformed", "no notification", `"x"`}, {"malformed", "no notification", "7"}, {"malformed", "no notification", "null"}, {"malformed", "no notification", "{}"},
+			{"malformed", "no notification", `"x"`}, {"malformed", "no notification", "7"},
+			{"malformed", "no notification", "null"}, {"malformed", "no notification", "{}"},
 		}},
-		{answer: "poll-other-topic", events: []string{"created " + at}, unresolved: []kept{{"topic", "ASSESSMENT.STATUS.SENT", `{"NotificationId"`}}},
-		{answer: "poll-xml-error", unresolved: []kept{{"malformed", "it is XML (Error), although JSON was asked for", "page"}}, gap: true},
-		{answer: "poll-html-200", unresolved: []kept{{"malformed", `it is HTML: "Planned maintenance & upgrade"`, "page"}}, gap: true},
-		{answer: "poll-json-error-200", unresolved: []kept{{"malformed", `it is an error: "An error has occurred. Timeout expired."`, "page"}}, gap: true},
-		{answer: "poll-text-200", unresolved: []kept{{"malformed", `it is text: "Service temporarily unavailable."`, "page"}}, gap: true},
+		{answer: "poll-other-topic", events: []string{"created " + at},
+			unresolved: []kept{{"topic", "ASSESSMENT.STATUS.SENT", `{"NotificationId"`}}},
+		{answer: "poll-xml-error",
+			unresolved: []kept{{"malformed", "it is XML (Error), although JSON was asked for", "page"}}, gap: true},
+		{answer: "poll-html-200",
+			unresolved: []kept{{"malformed", `it is HTML: "Planned maintenance & upgrade"`, "page"}}, gap: true},
+		{answer: "poll-json-error-200", unresolved: []kept{
+			{"malformed", `it is an error: "An error has occurred. Timeout expired."`, "page"}}, gap: true},
+		{answer: "poll-text-200",
+			unresolved: []kept{{"malformed", `it is text: "Service temporarily unavailable."`, "page"}}, gap: true},
 		{answer: "poll-empty-body"},
 		{answer: "poll-204"},
 		{answer: "refused-500-json"},
 	}
 	if natstest.Long(0, 1) == 1 { // of 20 MB the first 8 are read, and the notification that is cut is kept
 		large := rows[0]
-		large.answer, large.events, large.gap = "poll-20-megabytes", slices.Repeat([]string{"updated " + at2026}, 924), true
+		large.answer, large.events, large.gap = "poll-20-megabytes",
+			slices.Repeat([]string{"updated " + at2026}, 924), true
 		large.unresolved = []kept{{"malformed", "remainder of a cut page", `{"NotificationId"`}}
 		rows = append(rows, large)
 	}
@@ -139,7 +150,8 @@ func TestRecordedAnswersGoThroughTheRelay(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(events) < len(row.events) || len(left) < len(row.unresolved) {
-				return fmt.Sprintf("%d of %d events, %d of %d unresolved", len(events), len(row.events), len(left), len(row.unresolved))
+				return fmt.Sprintf("%d of %d events, %d of %d unresolved",
+					len(events), len(row.events), len(left), len(row.unresolved))
 			}
 			return ""
 		})
@@ -152,7 +164,8 @@ func TestRecordedAnswersGoThroughTheRelay(t *testing.T) {
 				want.raw = string(answers[row.answer].Body)
 			}
 			if !slices.ContainsFunc(left, func(u unresolved) bool {
-				return u.Reason == want.reason && strings.Contains(u.Detail, want.detail) && strings.HasPrefix(string(u.Raw), want.raw)
+				return u.Reason == want.reason && strings.Contains(u.Detail, want.detail) &&
+					strings.HasPrefix(string(u.Raw), want.raw)
 			}) {
 				t.Errorf("%s: %+v is not unresolved, but %+v", row.answer, want, left)
 			}
@@ -178,7 +191,8 @@ func TestRecordedAnswersGoThroughTheRelay(t *testing.T) {
 // orderEvents returns the order events of a site, oldest first.
 func orderEvents(t *testing.T, api harness.Caller, site string) []ledger.Event {
 	t.Helper()
-	raw, err := harness.Items[rawEvent](api, "/v1/events?limit=100&types=audatex.parts.order.*&sites="+url.QueryEscape(site))
+	raw, err := harness.Items[rawEvent](api,
+		"/v1/events?limit=100&types=audatex.parts.order.*&sites="+url.QueryEscape(site))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,14 +63,18 @@ func TestCrash(t *testing.T) {
 	// calls long enough to be hit.
 	c := newCrash(t, 10, sandbox.Config{Seed: seed, AccessTokenLifetime: 2 * time.Second})
 	if err := c.sandbox.SetFaults(
-		sandbox.Faults{ShareLatency: 0.5, Latency: 15 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpPoll}},
-		sandbox.Faults{ShareLatency: 1, Latency: 250 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpToken}},
-		sandbox.Faults{ShareLatency: 0.2, Latency: 10 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpReadOrder}},
+		sandbox.Faults{ShareLatency: 0.5, Latency: 15 * time.Millisecond,
+			Operations: []sandbox.Operation{sandbox.OpPoll}},
+		sandbox.Faults{ShareLatency: 1, Latency: 250 * time.Millisecond,
+			Operations: []sandbox.Operation{sandbox.OpToken}},
+		sandbox.Faults{ShareLatency: 0.2, Latency: 10 * time.Millisecond,
+			Operations: []sandbox.Operation{sandbox.OpReadOrder}},
 	); err != nil {
 		t.Fatal(err)
 	}
 	c.newReceiver("quick", relaytest.Healthy, map[string]any{"concurrency": 8})
-	c.newReceiver("steady", relaytest.Slow(10*time.Millisecond), map[string]any{"concurrency": 4, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
+	c.newReceiver("steady", relaytest.Slow(10*time.Millisecond),
+		map[string]any{"concurrency": 4, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
 	c.newReceiver("flaky", relaytest.OneInTen, map[string]any{"concurrency": 4})
 	p := c.start()
 	c.connect()
@@ -115,10 +119,12 @@ func (c *crash) autopsy() {
 	c.t.Helper()
 	r := c.examine(c.archive)
 	c.remains, c.ended = append(c.remains, r), append(c.ended, time.Now())
-	lost := map[string]map[string]time.Time{} // pages that this end cost: by connection, by correlation id, when they were handed out
+	// pages that this end cost: by connection, by correlation id, when they were handed out
+	lost := map[string]map[string]time.Time{}
 	for _, o := range c.sandbox.Ledger().Orders {
 		for _, n := range o.Notifications {
-			if _, stored := c.archive.pages[n.CorrelationID]; stored || n.HandedOutAt.IsZero() || c.missing[n.CorrelationID] {
+			if _, stored := c.archive.pages[n.CorrelationID]; stored || n.HandedOutAt.IsZero() ||
+				c.missing[n.CorrelationID] {
 				continue
 			}
 			put(lost, siteOf(n.Site), n.CorrelationID, n.HandedOutAt)
@@ -133,7 +139,8 @@ func (c *crash) autopsy() {
 			c.missing[id] = true
 			c.costly++
 			if !was || at.Before(intent.At) || len(lost[site]) > 1 {
-				c.t.Errorf("run %d: the answer %s to connection %s, handed out at %s, is not stored, and the interrupted poll (%t) of %s does not explain it",
+				c.t.Errorf("run %d: the answer %s to connection %s, handed out at %s, is not stored, and the "+
+					"interrupted poll (%t) of %s does not explain it",
 					len(c.remains)-1, id, site, at.UTC(), was, intent.At.UTC())
 			}
 		}

@@ -92,14 +92,17 @@ func (c *crash) checkRefreshes(t *testing.T) {
 			g := counters.Grants[id]
 			spent += int(g.SpentRefreshTokens)
 			if last := i == len(c.grants[site])-1; last && g.SpentRefreshTokens > 0 {
-				t.Errorf("connection %s: a spent refresh token of %s was used, and it did not end in consent-required", site, id)
+				t.Errorf("connection %s: a spent refresh token of %s was used, and it did not end in consent-required",
+					site, id)
 			}
 		}
 		if spent > len(c.refreshes[site]) {
-			t.Errorf("connection %s: spent refresh tokens were used %d times, %d refreshes were interrupted", site, spent, len(c.refreshes[site]))
+			t.Errorf("connection %s: spent refresh tokens were used %d times, %d refreshes were interrupted",
+				site, spent, len(c.refreshes[site]))
 		}
 		if n := len(said[site]); n > spent {
-			t.Errorf("connection %s: a consent was asked for %d times, spent refresh tokens were used %d times", site, n, spent)
+			t.Errorf("connection %s: a consent was asked for %d times, spent refresh tokens were used %d times",
+				site, n, spent)
 		}
 		if asked := len(c.grants[site]) - 1; asked > 0 && spent == 0 {
 			t.Errorf("connection %s needed %d new consents, and no spent refresh token was used", site, asked)

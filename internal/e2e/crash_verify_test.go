@@ -37,8 +37,10 @@ func (c *crash) verify(t *testing.T) {
 	if counters.TrapCalls != 0 {
 		t.Errorf("%d calls to addresses that came in messages", counters.TrapCalls)
 	}
-	t.Logf("%d ends, %d notifications handed out, %d events in the log, %d answers lost by %d interrupted polls, %d refreshes, %d of them interrupted, %d spent refresh tokens used, %d new consents",
-		len(c.remains), counters.NotificationsHandedOut, len(c.archive.events), c.costly, count(c.suspected), counters.TokenRefreshes,
+	t.Logf("%d ends, %d notifications handed out, %d events in the log, %d answers lost by %d interrupted polls, %d "+
+		"refreshes, %d of them interrupted, %d spent refresh tokens used, %d new consents",
+		len(c.remains), counters.NotificationsHandedOut, len(c.archive.events), c.costly, count(c.suspected),
+		counters.TokenRefreshes,
 		count(c.refreshes), counters.SpentRefreshTokens, c.consents()-len(c.sites))
 }
 
@@ -96,7 +98,8 @@ func (c *crash) checkDelivered(t *testing.T, r *harness.Receiver) {
 		}
 		for end := range run {
 			if c.remains[end].claimed(r.ID, e.Seq, e.Order) {
-				fail("event %s at %d: the cursor stored in run %d was through with it, it was first delivered in run %d", id, e.Seq, end, run)
+				fail("event %s at %d: the cursor stored in run %d was through with it, it was first delivered in "+
+					"run %d", id, e.Seq, end, run)
 				break
 			}
 		}
@@ -131,7 +134,8 @@ func (c *crash) checkRepeats(t *testing.T, r *harness.Receiver) {
 		}
 		e := c.archive.byID[a.Event]
 		if a.Run > 0 && c.remains[a.Run-1].settled(r.ID, e.Seq, e.Order) {
-			t.Errorf("callback %s: event %s at %d came in run %d, though the cursor stored before was through with it (seen before: %t): %s", r.ID, a.Event, e.Seq, a.Run, seen[a.Event],
+			t.Errorf("callback %s: event %s at %d came in run %d, though the cursor stored before was through with "+
+				"it (seen before: %t): %s", r.ID, a.Event, e.Seq, a.Run, seen[a.Event],
 				c.remains[a.Run-1].tell(r.ID, e.Order))
 		}
 		if accepted[a.Event] = a.Status/100 == 2; accepted[a.Event] {
@@ -140,16 +144,20 @@ func (c *crash) checkRepeats(t *testing.T, r *harness.Receiver) {
 	}
 	var sum toll
 	for end, toll := range tolls {
-		sum.inFlight, sum.unstored, sum.repeats = sum.inFlight+toll.inFlight, sum.unstored+toll.unstored, sum.repeats+toll.repeats
+		sum.inFlight, sum.unstored, sum.repeats = sum.inFlight+toll.inFlight,
+			sum.unstored+toll.unstored, sum.repeats+toll.repeats
 		concurrency, _ := r.Settings["concurrency"].(int)
 		if toll.inFlight > concurrency {
-			t.Errorf("callback %s: %d attempts in flight at the end of run %d, its concurrency is %d", r.ID, toll.inFlight, end, concurrency)
+			t.Errorf("callback %s: %d attempts in flight at the end of run %d, its concurrency is %d",
+				r.ID, toll.inFlight, end, concurrency)
 		}
 		if limit := maxUnstored(concurrency); toll.unstored > limit {
-			t.Errorf("callback %s: %d settlements were not stored at the end of run %d; at most %d can be", r.ID, toll.unstored, end, limit)
+			t.Errorf("callback %s: %d settlements were not stored at the end of run %d; at most %d can be",
+				r.ID, toll.unstored, end, limit)
 		}
 	}
-	t.Logf("callback %s: %d repeats; in flight at the ends %d, settled since the cursor's last write %d", r.ID, sum.repeats, sum.inFlight, sum.unstored)
+	t.Logf("callback %s: %d repeats; in flight at the ends %d, settled since the cursor's last write %d",
+		r.ID, sum.repeats, sum.inFlight, sum.unstored)
 	if sum.repeats > sum.inFlight+sum.unstored {
 		t.Errorf("callback %s: more repeats than attempts in flight and settlements not stored", r.ID)
 	}
@@ -166,7 +174,8 @@ func (c *crash) checkMemory(t *testing.T, r *harness.Receiver) {
 			case settled && through < 0:
 				through = end
 			case !settled && through >= 0:
-				t.Errorf("callback %s: what was stored after run %d was through with event %s at %d, what was stored after run %d is not\n%s\n%s", r.ID, through, e.id, e.Seq, end,
+				t.Errorf("callback %s: what was stored after run %d was through with event %s at %d, what was stored "+
+					"after run %d is not\n%s\n%s", r.ID, through, e.id, e.Seq, end,
 					c.remains[through].tell(r.ID, e.Order), remains.tell(r.ID, e.Order))
 				return
 			}

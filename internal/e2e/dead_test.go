@@ -32,7 +32,8 @@ func reserve(t testing.TB) (addr string, wake func() net.Listener) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bound := net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: name.(*syscall.SockaddrInet4).Port} //nolint:forcetypeassert // what was bound
+	//nolint:forcetypeassert // what was bound
+	bound := net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: name.(*syscall.SockaddrInet4).Port}
 	return bound.String(), func() net.Listener {
 		t.Helper()
 		if err := syscall.Listen(fd, 128); err != nil {

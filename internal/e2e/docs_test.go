@@ -26,7 +26,8 @@ func TestANewOperatorConnectsTenSites(t *testing.T) {
 	if err := os.Symlink(relayBinary(t), filepath.Join(dir, "relay")); err != nil {
 		t.Fatal(err)
 	}
-	replace := []string{"go build -o relay ./cmd/relay", ":", "RELAY_PUBLIC_URL=", "RELAY_CALLBACK_ALLOW_CIDRS=127.0.0.0/8\nRELAY_POLL_INTERVAL=1s\nRELAY_PUBLIC_URL="}
+	replace := []string{"go build -o relay ./cmd/relay", ":", "RELAY_PUBLIC_URL=",
+		"RELAY_CALLBACK_ALLOW_CIDRS=127.0.0.0/8\nRELAY_POLL_INTERVAL=1s\nRELAY_PUBLIC_URL="}
 	for _, port := range []string{"8080", "8090", "9464"} {
 		replace = append(replace, "127.0.0.1:"+port, freeAddress(t))
 	}
@@ -41,13 +42,15 @@ func TestANewOperatorConnectsTenSites(t *testing.T) {
 			}
 			consentAll(t, filepath.Join(dir, "links.json"))
 			harness.Eventually(t, "all are active", func() string { // as somebody who looks again does
-				if out := shell.run(`api "$RELAY/v1/connections?state=active" | jq '.items | length'`); strings.TrimSpace(out) != "10" {
+				if out := shell.run(
+					`api "$RELAY/v1/connections?state=active" | jq '.items | length'`); strings.TrimSpace(out) != "10" {
 					return out
 				}
 				return ""
 			})
 		case strings.Contains(block, "state=active"):
-			if connected = strings.Join(strings.Fields(out), " "); connected != "filey hull leeds malton ripon selby skipton thirsk whitby york" {
+			if connected = strings.Join(strings.Fields(out),
+				" "); connected != "filey hull leeds malton ripon selby skipton thirsk whitby york" {
 				t.Errorf("who has consented: %s", out)
 			}
 		case strings.Contains(block, "event.json; do"):
@@ -102,7 +105,8 @@ func consent(t *testing.T, link, site string) {
 	client := &http.Client{Jar: jar, Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 	submit := func(address string, form url.Values) (string, *url.URL) {
 		t.Helper()
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, address, strings.NewReader(form.Encode()))
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, address,
+			strings.NewReader(form.Encode()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -140,7 +144,8 @@ func consent(t *testing.T, link, site string) {
 		}
 		return to.String()
 	}
-	body, _ = submit(action(body), url.Values{"request": {hidden(body)}, "CompanyCode": {"C" + site}, "UserName": {"bms." + site}, "Password": {"sandbox"}})
+	body, _ = submit(action(body), url.Values{"request": {hidden(body)}, "CompanyCode": {"C" + site},
+		"UserName": {"bms." + site}, "Password": {"sandbox"}})
 	form := url.Values{"request": {hidden(body)}, "decision": {"allow"}}
 	for _, scope := range regexp.MustCompile(`name="grant" value="([^"]*)"`).FindAllStringSubmatch(body, -1) {
 		form.Add("grant", scope[1])

@@ -31,8 +31,9 @@ func TestEventsAreFilteredByStatusAndChange(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 2, sandbox.Config{Seed: 17}, nil)
 	settings := map[string]map[string]any{
-		"all": nil, "changes": {"changedOnly": true}, "dispatched": {"orderStatuses": []string{"dispatched", "Cancelled"}},
-		"both": {"orderStatuses": []string{"Confirmed"}, "changedOnly": true},
+		"all": nil, "changes": {"changedOnly": true},
+		"dispatched": {"orderStatuses": []string{"dispatched", "Cancelled"}},
+		"both":       {"orderStatuses": []string{"Confirmed"}, "changedOnly": true},
 	}
 	wants := map[string]func(filterable) bool{
 		"all": func(filterable) bool { return true }, "changes": filterable.changed,
@@ -122,18 +123,21 @@ func TestEventsAreFilteredByStatusAndChange(t *testing.T) {
 	}
 
 	// A changed filter counts from the next event.
-	w.api().Must(t, http.MethodPatch, "/v1/callbacks/both", map[string]any{"orderStatuses": nil, "changedOnly": nil}, nil)
+	w.api().Must(t, http.MethodPatch, "/v1/callbacks/both",
+		map[string]any{"orderStatuses": nil, "changedOnly": nil}, nil)
 	before := by["both"].AcceptedEvents()
 	round(true)
 	harness.AwaitAccepted(t, before+len(orders), by["both"])
 
-	for body, pointer := range map[string]string{"Confirmes": "/orderStatuses/0", " New": "/orderStatuses/0", "": "/orderStatuses/0"} {
+	for body, pointer := range map[string]string{"Confirmes": "/orderStatuses/0",
+		" New": "/orderStatuses/0", "": "/orderStatuses/0"} {
 		a, err := w.api().Call(http.MethodPatch, "/v1/callbacks/both", map[string]any{"orderStatuses": []string{body}})
 		if err != nil || a.Status/100 != 4 || !strings.Contains(string(a.Body), pointer) {
 			t.Errorf("status %q: %d %s, %v", body, a.Status, a.Body, err)
 		}
 	}
-	if a, err := w.api().Call(http.MethodGet, "/v1/events?orderStatuses=Dispached", nil); err != nil || a.Status != http.StatusBadRequest ||
+	if a, err := w.api().Call(http.MethodGet, "/v1/events?orderStatuses=Dispached", nil); err != nil ||
+		a.Status != http.StatusBadRequest ||
 		!strings.Contains(string(a.Body), "Dispatched") {
 		t.Errorf("a feed of a status that there is not: %s, %v", fmt.Sprint(a.Status, string(a.Body)), err)
 	}

@@ -60,11 +60,15 @@ func TestFlow(t *testing.T) {
 
 	// The vendor's side.
 	counters := w.sandbox.Counters()
-	if counters.NotificationsHandedOut != int64(flowAll) || counters.NotificationsLost != 0 || counters.NotificationsMissed != 0 {
-		t.Errorf("handed out %d, lost %d, missed %d; want %d, 0, 0", counters.NotificationsHandedOut, counters.NotificationsLost, counters.NotificationsMissed, flowAll)
+	if counters.NotificationsHandedOut != int64(flowAll) || counters.NotificationsLost != 0 ||
+		counters.NotificationsMissed != 0 {
+		t.Errorf("handed out %d, lost %d, missed %d; want %d, 0, 0",
+			counters.NotificationsHandedOut, counters.NotificationsLost, counters.NotificationsMissed, flowAll)
 	}
-	if counters.TrapCalls != 0 || counters.SpentRefreshTokens != 0 || counters.PollsOverlapping != 0 || counters.RefreshesOverlapping != 0 {
-		t.Errorf("trap calls %d, spent refresh tokens used %d, overlapping polls %d, overlapping refreshes %d; want none",
+	if counters.TrapCalls != 0 || counters.SpentRefreshTokens != 0 || counters.PollsOverlapping != 0 ||
+		counters.RefreshesOverlapping != 0 {
+		t.Errorf("trap calls %d, spent refresh tokens used %d, overlapping polls %d, overlapping refreshes %d; want "+
+			"none",
 			counters.TrapCalls, counters.SpentRefreshTokens, counters.PollsOverlapping, counters.RefreshesOverlapping)
 	}
 
@@ -362,7 +366,8 @@ func checkMetrics(t *testing.T, w *world, p *harness.Process) {
 		{"audatex_relay_notifications_received_total", "", "", float64(flowAll)},
 		{"audatex_relay_notifications_total", "result", "published", float64(flowAll)},
 		{"audatex_relay_events_published_total", "origin", "notification", float64(flowAll)},
-		{"audatex_relay_events_published_total", "type", "audatex.parts.order.created", float64(flowSites * flowOrders)},
+		{"audatex_relay_events_published_total", "type", "audatex.parts.order.created",
+			float64(flowSites * flowOrders)},
 		{"audatex_relay_deliveries_total", "status", "delivered", float64(4 * flowAll)},
 		{"audatex_relay_attempts_total", "outcome", "success", float64(4 * flowAll)},
 		{"audatex_relay_gaps_suspected_total", "", "", 0},

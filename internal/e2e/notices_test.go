@@ -39,9 +39,9 @@ func (w *world) about() (events []operational) {
 	return events
 }
 
-// A receiver that is down makes an event when that is found out and one when it responds again, and deliveries that fail for
-// good make one, however many attempts and deliveries there are. Another callback of the client gets them, and the one
-// that they are about does not.
+// A receiver that is down makes an event when that is found out and one when it responds again, and deliveries that
+// fail for good make one, however many attempts and deliveries there are. Another callback of the client gets them, and
+// the one that they are about does not.
 func TestReceiversThatFailMakeFewEvents(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 1, sandbox.Config{Seed: 23}, nil)
@@ -49,7 +49,8 @@ func TestReceiversThatFailMakeFewEvents(t *testing.T) {
 	var well atomic.Bool
 	var poisoned atomic.Pointer[string]
 	everything := []string{"*", "audatex.relay.*"}
-	several := make(chan struct{}) // closed once several orders are under way: what fails for one alone is that order's fault
+	// closed once several orders are under way: what fails for one alone is that order's fault
+	several := make(chan struct{})
 	down := w.newReceiver("down", func(_ int, r *http.Request) int {
 		select {
 		case <-several:
@@ -106,7 +107,8 @@ func TestReceiversThatFailMakeFewEvents(t *testing.T) {
 		return ""
 	})
 	harness.Eventually(t, "all of the poisoned order has failed for good", func() string {
-		failed, err := harness.Items[struct{ Event string }](w.api(), "/v1/callbacks/picky/deliveries?limit=500&status=failed")
+		failed, err := harness.Items[struct{ Event string }](w.api(),
+			"/v1/callbacks/picky/deliveries?limit=500&status=failed")
 		if err != nil || len(failed) != 5 {
 			return fmt.Sprintf("%d have, %v", len(failed), err)
 		}
@@ -128,7 +130,8 @@ func TestReceiversThatFailMakeFewEvents(t *testing.T) {
 	harness.AwaitAccepted(t, len(published), watch)
 	seen := acceptedIDs(watch)
 	for _, e := range published {
-		if d := e.Data.Details; !slices.Contains(seen, e.ID) || e.Type != "audatex.relay.callback-recovered" && (d.Count < 1 || d.FirstEvent == "" || d.LastEvent == "") {
+		if d := e.Data.Details; !slices.Contains(seen, e.ID) ||
+			e.Type != "audatex.relay.callback-recovered" && (d.Count < 1 || d.FirstEvent == "" || d.LastEvent == "") {
 			t.Errorf("%+v is incomplete, or was not delivered to another callback of the client", e)
 		}
 		for _, r := range []*harness.Receiver{down, picky} {
@@ -139,7 +142,8 @@ func TestReceiversThatFailMakeFewEvents(t *testing.T) {
 	}
 }
 
-// A receiver that takes a few at a time is sent about as many, is shown as slowed in the API, and gets everything in the end.
+// A receiver that takes a few at a time is sent about as many, is shown as slowed in the API, and gets everything in
+// the end.
 func TestAnOverloadedReceiverIsSlowedDown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 1, sandbox.Config{Seed: 29}, nil)

@@ -60,7 +60,8 @@ func (o *oddVendor) pad(w http.ResponseWriter, r *http.Request, h http.Handler, 
 	h.ServeHTTP(answer, r)
 	body := answer.Body.Bytes()
 	var elements []map[string]json.RawMessage
-	if json.Unmarshal(bytes.TrimPrefix(bytes.TrimSpace(body), []byte("\xef\xbb\xbf")), &elements) == nil && len(elements) > 0 {
+	if json.Unmarshal(bytes.TrimPrefix(bytes.TrimSpace(body), []byte("\xef\xbb\xbf")), &elements) == nil &&
+		len(elements) > 0 {
 		for _, e := range elements {
 			e["Padding"] = json.RawMessage(`"` + strings.Repeat("x", size) + `"`)
 		}
@@ -88,7 +89,8 @@ func TestEveryNumber(t *testing.T) {
 	}
 	delete(w.env, "RELAY_DATA_DIR")
 	delete(w.env, "RELAY_NATS_LISTEN")
-	w.env["RELAY_NATS_URL"], w.env["RELAY_STREAM_REPLICAS"], w.env["RELAY_ENCRYPTION_KEYS"] = natstest.StartLimited(t, 1<<20).URL(), "1", string(keys)
+	w.env["RELAY_NATS_URL"], w.env["RELAY_STREAM_REPLICAS"], w.env["RELAY_ENCRYPTION_KEYS"] = natstest.StartLimited(t,
+		1<<20).URL(), "1", string(keys)
 	healthy := w.newReceiver("healthy", relaytest.Healthy, nil)
 	w.newDeadReceiver("dead", nil)
 	p := w.start()
@@ -135,9 +137,13 @@ func TestEveryNumber(t *testing.T) {
 	await("none waits when they can", func(c connection) bool { return *c.Waiting == 0 })
 
 	odd.maintenance.Store(true)
-	await("a maintenance page is a failure", func(c connection) bool { return c.State == "failing" && odd.pages.Load() >= 3 })
+	await("a maintenance page is a failure", func(c connection) bool {
+		return c.State == "failing" && odd.pages.Load() >= 3
+	})
 	odd.maintenance.Store(false)
-	await("it is over", func(c connection) bool { return c.State == "active" && *c.Waiting == 0 && !c.GapSuspectedAt.IsZero() })
+	await("it is over", func(c connection) bool {
+		return c.State == "active" && *c.Waiting == 0 && !c.GapSuspectedAt.IsZero()
+	})
 
 	odd.refuse.Store(true)
 	odd.padding.Store(150_000)
@@ -167,7 +173,8 @@ func TestEveryNumber(t *testing.T) {
 	})
 	for _, u := range list {
 		large := u.Reason == "too-large" && u.Order == giant && u.Count == 1
-		page := u.Reason == "malformed" && u.Count == int(odd.pages.Load()) && u.Size == len(u.Raw) && strings.HasPrefix(string(u.Raw), "<html>")
+		page := u.Reason == "malformed" && u.Count == int(odd.pages.Load()) && u.Size == len(u.Raw) &&
+			strings.HasPrefix(string(u.Raw), "<html>")
 		if !large && !page {
 			t.Errorf("unresolved %+v after %d maintenance pages", u, odd.pages.Load())
 		}
@@ -189,7 +196,9 @@ func TestEveryNumber(t *testing.T) {
 			return fmt.Sprint(list, err)
 		}
 		for _, cb := range list {
-			if cb.Backlog == nil || cb.LagSeconds == nil || cb.ID == "dead" && (*cb.Backlog < all || *cb.Backlog > all+operational || *cb.LagSeconds <= 0) || cb.ID == "healthy" && (*cb.Backlog != 0 || *cb.LagSeconds != 0) {
+			if cb.Backlog == nil || cb.LagSeconds == nil || cb.ID == "dead" &&
+				(*cb.Backlog < all || *cb.Backlog > all+operational || *cb.LagSeconds <= 0) ||
+				cb.ID == "healthy" && (*cb.Backlog != 0 || *cb.LagSeconds != 0) {
 				b, _ := json.Marshal(cb)
 				return string(b)
 			}
@@ -264,14 +273,17 @@ func checkNumbers(t *testing.T, w *world, p *harness.Process, odd *oddVendor, ev
 		}
 	}
 	// A busy machine may hold the store up: then the log has as many lines about it.
-	outages, seconds := sum(families["audatex_relay_store_outages_total"], "", ""), sum(families["audatex_relay_store_outage_seconds_total"], "", "")
-	if logged := bytes.Count(w.book.Text(), []byte("the store works again")); outages != float64(logged) || (seconds > 0) != (logged > 0) {
+	outages, seconds := sum(families["audatex_relay_store_outages_total"], "", ""),
+		sum(families["audatex_relay_store_outage_seconds_total"], "", "")
+	if logged := bytes.Count(w.book.Text(), []byte("the store works again")); outages != float64(logged) ||
+		(seconds > 0) != (logged > 0) {
 		return fmt.Sprintf("%v outages of the store for %v s, and %d in the log", outages, seconds, logged)
 	}
 	if n := sum(families["audatex_relay_callback_backlog"], "callback", "dead"); n < all || n > all+4 {
 		return fmt.Sprintf("a backlog of %v", n)
 	}
-	for _, name := range []string{"audatex_relay_connection_last_poll_age_seconds", "audatex_relay_callback_oldest_waiting_seconds"} {
+	for _, name := range []string{"audatex_relay_connection_last_poll_age_seconds",
+		"audatex_relay_callback_oldest_waiting_seconds"} {
 		if age := sum(families[name], "", ""); age <= 0 || age > 3600 {
 			return fmt.Sprintf("%s is %v", name, age)
 		}

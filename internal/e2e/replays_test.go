@@ -45,7 +45,8 @@ func (r replay) String() string {
 	if r.Matched != nil {
 		matched = *r.Matched
 	}
-	return fmt.Sprintf("%s: %d matched, %d delivered, %d failed, %d skipped", r.State, matched, r.Delivered, r.Failed, r.Skipped)
+	return fmt.Sprintf("%s: %d matched, %d delivered, %d failed, %d skipped",
+		r.State, matched, r.Delivered, r.Failed, r.Skipped)
 }
 
 const replaysPath = "/v1/callbacks/hook/replays"
@@ -112,7 +113,8 @@ func newReplays(t *testing.T) *replays {
 // deliveries returns the events whose deliveries stand so.
 func (w *replays) deliveries(status string) (events []string) {
 	w.t.Helper()
-	items, err := harness.Items[struct{ Event string }](w.api(), "/v1/callbacks/hook/deliveries?limit=500&status="+status)
+	items, err := harness.Items[struct{ Event string }](w.api(),
+		"/v1/callbacks/hook/deliveries?limit=500&status="+status)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -202,14 +204,18 @@ func TestReplayOfFailedDeliveries(t *testing.T) {
 		t.Fatalf("a dry run answers %s", plan)
 	}
 	made := w.make(map[string]any{"deliveryStatuses": []string{"failed"}, "until": plan.Until})
-	if got := w.ended(made.ID); got.State != "done" || got.Delivered != 12 || got.Failed+got.Skipped != 0 || *got.Matched != 12 {
+	if got := w.ended(made.ID); got.State != "done" || got.Delivered != 12 ||
+		got.Failed+got.Skipped != 0 || *got.Matched != 12 {
 		t.Errorf("the replay ended %s", got)
 	}
 	events, again := w.came(made.ID)
-	if slices.Sort(events); again != 0 || !slices.Equal(events, w.selected(func(ev loggedEvent) bool { return ev.failed })) {
+	if slices.Sort(events); again != 0 || !slices.Equal(events, w.selected(func(ev loggedEvent) bool {
+		return ev.failed
+	})) {
 		t.Errorf("%d came, %d again: %v", len(events), again, events)
 	}
-	if plan := w.dry(failed); *plan.Matched != 0 || len(w.deliveries("failed")) != 0 || len(w.deliveries("delivered")) != 36 {
+	if plan := w.dry(failed); *plan.Matched != 0 || len(w.deliveries("failed")) != 0 ||
+		len(w.deliveries("delivered")) != 36 {
 		t.Errorf("after the replay a dry run answers %s", plan)
 	}
 	var delivery struct {
@@ -217,7 +223,8 @@ func TestReplayOfFailedDeliveries(t *testing.T) {
 		Attempts []struct{ Replay string }
 	}
 	w.api().Must(t, http.MethodGet, "/v1/callbacks/hook/deliveries/"+events[0], nil, &delivery)
-	if n := len(delivery.Attempts); delivery.Status != "delivered" || n != 4 || delivery.Attempts[2].Replay != "" || delivery.Attempts[3].Replay != made.ID {
+	if n := len(delivery.Attempts); delivery.Status != "delivered" || n != 4 || delivery.Attempts[2].Replay != "" ||
+		delivery.Attempts[3].Replay != made.ID {
 		t.Errorf("a delivery that a replay has made is shown as %+v", delivery)
 	}
 
@@ -234,7 +241,8 @@ func TestReplayOfFailedDeliveries(t *testing.T) {
 		w.end(syscall.SIGKILL)
 		w.start()
 	}
-	if got := w.ended(all.ID); got.State != "done" || got.Delivered != 36 || got.Failed+got.Skipped != 0 || *got.Matched != 36 {
+	if got := w.ended(all.ID); got.State != "done" || got.Delivered != 36 ||
+		got.Failed+got.Skipped != 0 || *got.Matched != 36 {
 		t.Errorf("after two kills the replay ended %s", got)
 	}
 	if events, again = w.came(all.ID); len(events) != 36 || again > 36 {
@@ -244,7 +252,8 @@ func TestReplayOfFailedDeliveries(t *testing.T) {
 
 	// Two are cancelled, one of them before it has begun; an ended one is removed.
 	w.slow.Store(int64(time.Second))
-	first, second := w.make(map[string]any{"sites": []string{"site-01"}}), w.make(map[string]any{"sites": []string{"site-03"}})
+	first, second := w.make(map[string]any{"sites": []string{"site-01"}}),
+		w.make(map[string]any{"sites": []string{"site-03"}})
 	for _, r := range []replay{second, first} {
 		w.api().Must(t, http.MethodDelete, replaysPath+"/"+r.ID, nil, nil)
 	}
@@ -253,7 +262,8 @@ func TestReplayOfFailedDeliveries(t *testing.T) {
 	}
 	w.slow.Store(0)
 	w.api().Must(t, http.MethodDelete, replaysPath+"/"+made.ID, nil, nil)
-	if got, err := w.api().Call(http.MethodGet, replaysPath+"/"+made.ID, nil); err != nil || got.Status != http.StatusNotFound {
+	if got, err := w.api().Call(http.MethodGet, replaysPath+"/"+made.ID, nil); err != nil ||
+		got.Status != http.StatusNotFound {
 		t.Errorf("a removed replay: %d %s, %v", got.Status, got.Body, err)
 	}
 	w.retries()
@@ -280,7 +290,8 @@ func (w *replays) retries() {
 	if events, _ := w.came(retried.Replay); !slices.Equal(events, []string{one.ID}) {
 		w.t.Errorf("a retry of %s delivered %v", one.ID, events)
 	}
-	if got, err := w.api().Call(http.MethodPost, path+"site-01-"+one.Subject+"-1/retry", nil); err != nil || got.Status != http.StatusNotFound {
+	if got, err := w.api().Call(http.MethodPost, path+"site-01-"+one.Subject+"-1/retry", nil); err != nil ||
+		got.Status != http.StatusNotFound {
 		w.t.Errorf("a retry of no event: %d %s, %v", got.Status, got.Body, err)
 	}
 }
@@ -290,7 +301,10 @@ func (w *replays) retries() {
 func TestReplaySelections(t *testing.T) {
 	t.Parallel()
 	w := newReplays(t)
-	sites, orders, ids := []string{"site-01", "site-02", "site-03", "site-99"}, w.attribute(func(ev loggedEvent) string { return ev.Subject }), w.attribute(func(ev loggedEvent) string { return ev.ID })
+	sites, orders, ids := []string{"site-01", "site-02", "site-03", "site-99"},
+		w.attribute(func(ev loggedEvent) string {
+			return ev.Subject
+		}), w.attribute(func(ev loggedEvent) string { return ev.ID })
 	types := map[string]func(loggedEvent) bool{
 		"audatex.parts.order.created": func(ev loggedEvent) bool { return strings.HasSuffix(ev.Type, ".created") },
 		"audatex.parts.order.updated": func(ev loggedEvent) bool { return strings.HasSuffix(ev.Type, ".updated") },
@@ -312,7 +326,8 @@ func TestReplaySelections(t *testing.T) {
 		list("orders", orders, func(ev loggedEvent) string { return ev.Subject })
 		list("events", ids, func(ev loggedEvent) string { return ev.ID })
 		if rapid.Bool().Draw(rt, "has types") {
-			typ := rapid.SampledFrom([]string{"audatex.parts.order.created", "audatex.parts.order.updated", "audatex.parts.*", "audatex.relay.*"}).Draw(rt, "type")
+			typ := rapid.SampledFrom([]string{"audatex.parts.order.created", "audatex.parts.order.updated",
+				"audatex.parts.*", "audatex.relay.*"}).Draw(rt, "type")
 			selection["types"] = []string{typ}
 			passes = append(passes, types[typ])
 		}

@@ -44,13 +44,15 @@ func attackDescriptors(t *testing.T, limit int) {
 	w.connect()
 	w.api().Must(t, http.MethodPut, "/v1/clients/hostile", map[string]any{"allSites": true}, nil)
 	hanging := harness.NewReceiver("hanging", relaytest.Hanging)
-	hanging.Server = harness.ServeTracked(t, harness.Listen(t), http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // net/http notices that the sender is gone only after that
-		<-r.Context().Done()
-	}))
+	hanging.Server = harness.ServeTracked(t, harness.Listen(t),
+		http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body) // net/http notices that the sender is gone only after that
+			<-r.Context().Done()
+		}))
 	for n := range 40 {
 		w.api().Must(t, http.MethodPut, fmt.Sprintf("/v1/callbacks/hostile-%d?client=hostile", n), map[string]any{
-			"url": "http://" + hanging.Address() + "/", "concurrency": 32, "timeoutSeconds": 60, "startFrom": "earliest",
+			"url": "http://" + hanging.Address() + "/", "concurrency": 32, "timeoutSeconds": 60,
+			"startFrom": "earliest",
 		}, nil)
 	}
 	create := func() {
@@ -81,7 +83,8 @@ func attackDescriptors(t *testing.T, limit int) {
 	go func() { defer close(held); stranger(ctx, 600, p.At.API, p.At.Metrics, p.At.NATS) }()
 	defer func() { stop(); <-held }()
 	harness.Eventually(t, "the stranger has what there is", func() string {
-		if metric(`audatex_relay_listener_evicted_total{listener="api"}`)+metric(`audatex_relay_listener_refused_total{listener="api",reason="address"}`) == 0 {
+		if metric(`audatex_relay_listener_evicted_total{listener="api"}`)+
+			metric(`audatex_relay_listener_refused_total{listener="api",reason="address"}`) == 0 {
 			return "nothing was refused yet"
 		}
 		return ""
@@ -102,7 +105,8 @@ func attackDescriptors(t *testing.T, limit int) {
 	if files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Cmd.Process.Pid)); err == nil && len(files) > limit-20 {
 		t.Errorf("%d of %d descriptors are open", len(files), limit)
 	}
-	if log := string(w.book.Text()); strings.Contains(log, "Critical write error") || strings.Contains(log, "too many open files") {
+	if log := string(w.book.Text()); strings.Contains(log, "Critical write error") ||
+		strings.Contains(log, "too many open files") {
 		t.Error("the relay ran out of descriptors")
 	} else if !strings.Contains(log, "the limit of open files is low") {
 		t.Error("the start does not tell of the low limit")

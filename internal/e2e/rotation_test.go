@@ -51,7 +51,8 @@ func TestRotatingTokensUnderKill9(t *testing.T) {
 				world:  newWorld(t, 6, sandbox.Config{Seed: seed, AccessTokenLifetime: time.Second}, nil),
 				relays: make([]*harness.Process, replicas), required: map[string]int{}, spent: map[string]int64{},
 			}
-			slow := sandbox.Faults{ShareLatency: 1, Latency: 150 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpToken}}
+			slow := sandbox.Faults{ShareLatency: 1, Latency: 150 * time.Millisecond,
+				Operations: []sandbox.Operation{sandbox.OpToken}}
 			if err := r.sandbox.SetFaults(slow); err != nil {
 				t.Fatal(err)
 			}
@@ -63,7 +64,8 @@ func TestRotatingTokensUnderKill9(t *testing.T) {
 				}
 				delete(r.env, "RELAY_NATS_LISTEN")
 				maps.Copy(r.env, map[string]string{
-					"RELAY_NATS_URL": nats.URL(), "RELAY_STREAM_REPLICAS": "1", "RELAY_ENCRYPTION_KEYS": string(keys), "RELAY_AUDATEX_TIMEOUT": "2s",
+					"RELAY_NATS_URL": nats.URL(), "RELAY_STREAM_REPLICAS": "1", "RELAY_ENCRYPTION_KEYS": string(keys),
+					"RELAY_AUDATEX_TIMEOUT": "2s",
 				})
 			}
 			r.kills(t, rand.New(rand.NewPCG(seed, 3)), kills)
@@ -107,7 +109,8 @@ func (r *rotation) kills(t *testing.T, dice *rand.Rand, kills int) {
 	ended := time.Now()
 	harness.Eventually(t, "every connection is polled again, or says why it needs a consent", func() string {
 		for _, c := range r.connections(t) {
-			if (c.State != "active" || !c.LastPollAt.After(ended)) && (c.State != "consent-required" || c.ConsentRequiredSince.IsZero() || c.ConsentRequiredReason == "") {
+			if (c.State != "active" || !c.LastPollAt.After(ended)) &&
+				(c.State != "consent-required" || c.ConsentRequiredSince.IsZero() || c.ConsentRequiredReason == "") {
 				return fmt.Sprintf("%s is %s: %s", c.ID, c.State, c.LastError)
 			}
 		}
@@ -127,7 +130,8 @@ func (r *rotation) kills(t *testing.T, dice *rand.Rand, kills int) {
 		for _, site := range r.sites {
 			// A new consent that ended before it was known to work is over with the next one.
 			if n := r.required[site]; required[site] != n || restored[site] > n || n > 0 && restored[site] == 0 {
-				return fmt.Sprintf("%s: %d ends and %d times restored were told, %d new consents given", site, required[site], restored[site], n)
+				return fmt.Sprintf("%s: %d ends and %d times restored were told, %d new consents given",
+					site, required[site], restored[site], n)
 			}
 		}
 		return ""
@@ -140,14 +144,16 @@ func (r *rotation) kills(t *testing.T, dice *rand.Rand, kills int) {
 			g := counters.Grants[id]
 			refreshes += g.TokenRefreshes
 			if last := i == len(r.grants[site])-1; last != (g.SpentRefreshTokens == 0) {
-				t.Errorf("%s: consent %d of %d saw %d uses of a spent token", site, i+1, len(r.grants[site]), g.SpentRefreshTokens)
+				t.Errorf("%s: consent %d of %d saw %d uses of a spent token",
+					site, i+1, len(r.grants[site]), g.SpentRefreshTokens)
 			}
 			if g.RefreshesOverlapping > 0 {
 				t.Errorf("%s: %d refreshes overlapped", site, g.RefreshesOverlapping)
 			}
 		}
 	}
-	t.Logf("%d refreshes, %d of spent tokens, %d lost answers, new consents %v", refreshes, counters.SpentRefreshTokens, counters.TokensLost, r.required)
+	t.Logf("%d refreshes, %d of spent tokens, %d lost answers, new consents %v",
+		refreshes, counters.SpentRefreshTokens, counters.TokensLost, r.required)
 	if least := int64(len(r.sites)); refreshes < least {
 		t.Errorf("only %d refreshes", refreshes)
 	}
@@ -201,7 +207,9 @@ func (r *rotation) connections(t *testing.T) []connectionState {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slices.SortFunc(all, func(a, b connectionState) int { return slices.Index(r.sites, a.ID) - slices.Index(r.sites, b.ID) })
+	slices.SortFunc(all, func(a, b connectionState) int {
+		return slices.Index(r.sites, a.ID) - slices.Index(r.sites, b.ID)
+	})
 	return all
 }
 

@@ -86,7 +86,8 @@ func (s *shell) run(commands string) string {
 	s.t.Helper()
 	s.n++
 	end := fmt.Sprintf("end-of-block-%d", s.n)
-	if _, err := fmt.Fprintf(s.in, "set -o pipefail\n%s\nstatus=$?; echo; echo %s $status\n", commands, end); err != nil {
+	if _, err := fmt.Fprintf(s.in, "set -o pipefail\n%s\nstatus=$?; echo; echo %s $status\n",
+		commands, end); err != nil {
 		s.t.Fatal(err)
 	}
 	printed := make(chan string, 1)
@@ -106,7 +107,8 @@ func (s *shell) run(commands string) string {
 	}()
 	select {
 	case out := <-printed:
-		if strings.Contains(out, "exit status") || strings.Contains(out, "curl: (") || strings.Contains(out, "command not found") || strings.Contains(out, "parse error") {
+		if strings.Contains(out, "exit status") || strings.Contains(out, "curl: (") ||
+			strings.Contains(out, "command not found") || strings.Contains(out, "parse error") {
 			s.t.Fatalf("%s\nprinted: %s", commands, out)
 		}
 		return out

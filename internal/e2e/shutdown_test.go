@@ -19,7 +19,8 @@ func TestShutdown(t *testing.T) {
 	c := newCrash(t, 5, sandbox.Config{Seed: 11, AccessTokenLifetime: 2 * time.Second})
 	c.env["RELAY_SHUTDOWN_GRACE"] = "15s"
 	c.newReceiver("quick", relaytest.Healthy, map[string]any{"concurrency": 8})
-	c.newReceiver("steady", relaytest.Slow(250*time.Millisecond), map[string]any{"concurrency": 32, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
+	c.newReceiver("steady", relaytest.Slow(250*time.Millisecond),
+		map[string]any{"concurrency": 32, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
 	c.start()
 	c.connect()
 	c.register()
@@ -39,7 +40,8 @@ func TestShutdown(t *testing.T) {
 	c.endCleanly(t)
 	c.verify(t)
 	if len(c.missing) > 0 || count(c.suspected) > 0 || count(c.refreshes) > 0 {
-		t.Errorf("answers lost %d, polls interrupted %d, refreshes interrupted %d; a graceful end was to interrupt none",
+		t.Errorf("answers lost %d, polls interrupted %d, refreshes interrupted %d; a graceful end was to interrupt "+
+			"none",
 			len(c.missing), count(c.suspected), count(c.refreshes))
 	}
 }
@@ -56,7 +58,8 @@ func (c *crash) endCleanly(t *testing.T) {
 	t.Log(c.tellRun(run))
 	for _, r := range c.receivers {
 		if toll := c.tolls(r)[run]; toll.inFlight > 0 || toll.unstored > 0 {
-			t.Errorf("callback %s: at the end of run %d %d attempts were broken off and %d settlements were not stored; want none", r.ID, run, toll.inFlight, toll.unstored)
+			t.Errorf("callback %s: at the end of run %d %d attempts were broken off and %d settlements were not "+
+				"stored; want none", r.ID, run, toll.inFlight, toll.unstored)
 		}
 	}
 }
@@ -93,7 +96,8 @@ func TestShutdownWithHangingReceiver(t *testing.T) {
 		t.Errorf("%d attempts were broken off, want the 3 that hung", toll.inFlight)
 	}
 	if toll := c.tolls(quick)[0]; toll.inFlight > 0 || toll.unstored > 0 {
-		t.Errorf("a hanging neighbour left callback quick with %d attempts broken off and %d settlements not stored", toll.inFlight, toll.unstored)
+		t.Errorf("a hanging neighbour left callback quick with %d attempts broken off and %d settlements not stored",
+			toll.inFlight, toll.unstored)
 	}
 	stuck.Behave = relaytest.Healthy // no delivery is under way
 	c.start()

@@ -114,12 +114,14 @@ func TestSigningSecretsOverCrashAndHandOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	ca := filepath.Join(t.TempDir(), "ca.crt")
-	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: g.Certificate().Raw}), 0o600); err != nil {
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: g.Certificate().Raw}),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	delete(w.env, "RELAY_NATS_LISTEN")
 	maps.Copy(w.env, map[string]string{
-		"RELAY_NATS_URL": nats.URL(), "RELAY_STREAM_REPLICAS": "1", "RELAY_ENCRYPTION_KEYS": string(keys), "RELAY_CALLBACK_CA_FILE": ca,
+		"RELAY_NATS_URL": nats.URL(), "RELAY_STREAM_REPLICAS": "1", "RELAY_ENCRYPTION_KEYS": string(keys),
+		"RELAY_CALLBACK_CA_FILE": ca,
 	})
 	w.start()
 	w.connect()
@@ -135,7 +137,8 @@ func TestSigningSecretsOverCrashAndHandOver(t *testing.T) {
 		t.Helper()
 		orders++
 		reference := fmt.Sprintf("PO-%d", orders)
-		if _, err := w.sandbox.CreateOrder(vendorSite(w.sites[0]), sandbox.OrderOptions{Reference: reference}); err != nil {
+		if _, err := w.sandbox.CreateOrder(vendorSite(w.sites[0]),
+			sandbox.OrderOptions{Reference: reference}); err != nil {
 			t.Fatal(err)
 		}
 		harness.Eventually(t, when+" an order is delivered", func() string {
@@ -173,7 +176,8 @@ func TestSigningSecretsOverCrashAndHandOver(t *testing.T) {
 		Event        struct{ Test bool }
 	}
 	w.api().Must(t, http.MethodPost, "/v1/callbacks/bms/test", map[string]any{}, &test)
-	if test.Outcome != "success" || test.Phases.ConnectMillis == 0 || test.Phases.TLSMillis == 0 || test.Phases.FirstByteMillis == 0 ||
+	if test.Outcome != "success" || test.Phases.ConnectMillis == 0 || test.Phases.TLSMillis == 0 ||
+		test.Phases.FirstByteMillis == 0 ||
 		len(test.Certificates) != 1 || test.Certificates[0].Issuer != "O=Acme Co" || !test.Event.Test ||
 		test.Request.Headers["authorization"] != "Bearer [redacted]" ||
 		test.Request.Headers["webhook-signature"] != "v1,[redacted] v1,[redacted] v1,[redacted]" {

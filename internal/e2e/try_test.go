@@ -58,7 +58,8 @@ func TestTheQuickStartRuns(t *testing.T) {
 		out := l.run(block)
 		if strings.Contains(block, "/events?") {
 			event = true
-			if !strings.Contains(out, `"type": "audatex.parts.order.created"`) || !strings.Contains(out, `"OrderReference": "PO-1"`) {
+			if !strings.Contains(out, `"type": "audatex.parts.order.created"`) ||
+				!strings.Contains(out, `"OrderReference": "PO-1"`) {
 				t.Errorf("the event that a stranger reads: %s", out)
 			}
 		}
@@ -78,7 +79,8 @@ func TestTheRelayOnALaptop(t *testing.T) {
 	_, promised, _ := strings.Cut(string(page), "```text\n")
 	promised, _, _ = strings.Cut(promised, "```")
 	l := newLaptop(t)
-	if err := harness.Build(t.Context(), filepath.Join("..", ".."), "./examples/receiver", filepath.Join(l.dir, "receiver")); err != nil {
+	if err := harness.Build(t.Context(), filepath.Join("..", ".."), "./examples/receiver",
+		filepath.Join(l.dir, "receiver")); err != nil {
 		t.Fatal(err)
 	}
 	arrived := false

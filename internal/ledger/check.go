@@ -14,7 +14,8 @@ type Verdict struct {
 	Lost       int // notifications without an event
 	Doubled    int // events beyond one for each notification
 	Misordered int // events that came after a later one of their order
-	Altered    int // orders whose events are not what the vendor did to them, and events of orders that it does not have
+	// orders whose events are not what the vendor did to them, and events of orders that it does not have
+	Altered int
 
 	Problems []string // what the numbers mean, an order each
 }

@@ -17,7 +17,8 @@ func life() sandbox.Ledger {
 	for i, status := range []string{"New", "Confirmed", "Delivered"} {
 		at := lifeBegan.Add(time.Duration(i) * time.Second)
 		o.States = append(o.States, sandbox.OrderState{At: at, JSON: json.RawMessage(lifeOrder(status))})
-		n := sandbox.NotificationRecord{ID: fmt.Sprintf("n-%d", i), Topic: sandbox.TopicUpdated, Form: sandbox.Newer, Site: "V01", QueuedAt: at, HandedOutAt: at}
+		n := sandbox.NotificationRecord{ID: fmt.Sprintf("n-%d", i), Topic: sandbox.TopicUpdated, Form: sandbox.Newer,
+			Site: "V01", QueuedAt: at, HandedOutAt: at}
 		if i == 0 {
 			n.Topic = sandbox.TopicCreated
 		}
@@ -39,9 +40,11 @@ func lifeEvents(t *testing.T) []Event {
 	change := func(from, to string) string { return fmt.Sprintf(`{"path":"/Status","from":%q,"to":%q}`, from, to) }
 	return []Event{
 		parse(t, orderEvent(0, "created", lifeBegan, lifeOrder("New"), `null`, ``)),
-		parse(t, strings.Replace(orderEvent(1, "updated", lifeBegan.Add(time.Second), lifeOrder("Confirmed"), `"New"`, change("New", "Confirmed")),
+		parse(t, strings.Replace(orderEvent(1, "updated", lifeBegan.Add(time.Second), lifeOrder("Confirmed"), `"New"`,
+			change("New", "Confirmed")),
 			`"notification":{"id":"N-1"`, `"notification":{"id":null`, 1)),
-		parse(t, orderEvent(2, "updated", lifeBegan.Add(2*time.Second), lifeOrder("Delivered"), `"Confirmed"`, change("Confirmed", "Delivered"))),
+		parse(t, orderEvent(2, "updated", lifeBegan.Add(2*time.Second), lifeOrder("Delivered"), `"Confirmed"`,
+			change("Confirmed", "Delivered"))),
 	}
 }
 
@@ -78,15 +81,24 @@ func TestCheckCounts(t *testing.T) {
 		{name: "one in the newer form is lost", events: right[:2], want: Verdict{Lost: 1}},
 		{name: "one in the older form is lost", events: []Event{right[0], right[2]}, want: Verdict{Lost: 1}},
 		{name: "all are lost", want: Verdict{Lost: 3}},
-		{name: "what the vendor lost is not the relay's", events: right[:2], ledger: func(l *sandbox.Ledger) { l.Orders[0].Notifications[2].Lost = true }},
-		{name: "what the vendor still has is not lost", events: right[:2], ledger: func(l *sandbox.Ledger) { l.Orders[0].Notifications[2].HandedOutAt = time.Time{} }},
-		{name: "two events of one notification", events: append(right[:3:3], again(right[2], "0000000000000009", "")), want: Verdict{Doubled: 1}},
-		{name: "an event of a notification that never was", events: append(right[:3:3], again(right[2], "0000000000000009", "n-9")), want: Verdict{Doubled: 1}},
-		{name: "one too many in the older form", events: append(right[:3:3], again(right[1], "0000000000000009", "")), want: Verdict{Doubled: 1}},
-		{name: "another notification's", events: []Event{right[0], right[1], again(right[2], "0000000000000009", "n-9")}, want: Verdict{Lost: 1, Doubled: 1}},
+		{name: "what the vendor lost is not the relay's", events: right[:2], ledger: func(l *sandbox.Ledger) {
+			l.Orders[0].Notifications[2].Lost = true
+		}},
+		{name: "what the vendor still has is not lost", events: right[:2], ledger: func(l *sandbox.Ledger) {
+			l.Orders[0].Notifications[2].HandedOutAt = time.Time{}
+		}},
+		{name: "two events of one notification", events: append(right[:3:3], again(right[2], "0000000000000009", "")),
+			want: Verdict{Doubled: 1}},
+		{name: "an event of a notification that never was",
+			events: append(right[:3:3], again(right[2], "0000000000000009", "n-9")), want: Verdict{Doubled: 1}},
+		{name: "one too many in the older form", events: append(right[:3:3], again(right[1], "0000000000000009", "")),
+			want: Verdict{Doubled: 1}},
+		{name: "another notification's", events: []Event{right[0], right[1],
+			again(right[2], "0000000000000009", "n-9")}, want: Verdict{Lost: 1, Doubled: 1}},
 		{name: "out of order", events: []Event{right[0], right[2], right[1]}, want: Verdict{Misordered: 1}},
 		{name: "a digit changed", events: []Event{right[0], right[1], spoilt}, want: Verdict{Altered: 1}},
-		{name: "an order that nobody made", events: right, ledger: func(l *sandbox.Ledger) { l.Orders[0].ID = "other" }, want: Verdict{Lost: 3, Altered: 3}},
+		{name: "an order that nobody made", events: right, ledger: func(l *sandbox.Ledger) { l.Orders[0].ID = "other" },
+			want: Verdict{Lost: 3, Altered: 3}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -97,7 +109,8 @@ func TestCheckCounts(t *testing.T) {
 			got := Check(l, append([]Event{}, c.events...), NoExceptions)
 			problems := got.Problems
 			got.Problems = nil
-			if fmt.Sprint(got) != fmt.Sprint(c.want) || (len(problems) > 0) != (got.Lost+got.Doubled+got.Misordered+got.Altered > 0) {
+			if fmt.Sprint(got) != fmt.Sprint(c.want) ||
+				(len(problems) > 0) != (got.Lost+got.Doubled+got.Misordered+got.Altered > 0) {
 				t.Errorf("%+v, want %+v: %s", got, c.want, problems)
 			}
 		})

@@ -28,13 +28,16 @@ func TestCheckOrderNotices(t *testing.T) {
 			topic = sandbox.TopicCreated
 		}
 		notifications = append(notifications, sandbox.NotificationRecord{
-			ID: fmt.Sprintf("n-%d", i), Topic: topic, Form: sandbox.Newer, Site: "V01", QueuedAt: when, HandedOutAt: when,
+			ID: fmt.Sprintf("n-%d", i), Topic: topic, Form: sandbox.Newer, Site: "V01", QueuedAt: when,
+			HandedOutAt: when,
 		})
 	}
 	bodies := []string{
 		orderEvent(0, "created", at, states[0], `null`, ``),
-		orderEvent(1, "updated", at.Add(time.Second), states[1], `"New"`, `{"path":"/Status","from":"New","to":"Confirmed"}`),
-		orderEvent(2, "updated", at.Add(2*time.Second), states[2], `"Confirmed"`, `{"path":"/Price","from":12.50,"to":12345678901234567890.10}`),
+		orderEvent(1, "updated", at.Add(time.Second), states[1], `"New"`,
+			`{"path":"/Status","from":"New","to":"Confirmed"}`),
+		orderEvent(2, "updated", at.Add(2*time.Second), states[2], `"Confirmed"`,
+			`{"path":"/Price","from":12.50,"to":12345678901234567890.10}`),
 	}
 	check := func(bodies []string) error {
 		events := make([]Event, 0, len(bodies))
@@ -50,7 +53,8 @@ func TestCheckOrderNotices(t *testing.T) {
 	if err := check(bodies); err != nil {
 		t.Fatalf("the right events: %v", err)
 	}
-	found := strings.NewReplacer(`"origin":"notification"`, `"origin":"reconciliation"`, `T10:00:01.123456Z`, `T10:00:09.000000Z`).Replace(bodies[1])
+	found := strings.NewReplacer(`"origin":"notification"`, `"origin":"reconciliation"`, `T10:00:01.123456Z`,
+		`T10:00:09.000000Z`).Replace(bodies[1])
 	found = found[:strings.Index(found, `"notification":{`)] + `"notification":null}}`
 	notified := notifications
 	notifications = []sandbox.NotificationRecord{notified[0], notified[2]} // the second one was lost
@@ -103,8 +107,12 @@ func replace(which int, from, to string) func([]string) []string {
 }
 
 func orderEvent(n int, typ string, at time.Time, order, previous, changes string) string {
-	return fmt.Sprintf(`{"id":"site-01-o-%d","type":"audatex.parts.order.%s","subject":"o","site":"site-01","sequence":"%016d","time":"%s",`+
-		`"data":{"order":%s,"readAt":"2026-03-01T10:00:09Z","revision":%d,"previousStatus":%s,"changes":[%s],"origin":"notification",`+
-		`"notification":{"id":"N-%d","topic":"PARTS.ORDER.%s","createdAt":"%s","siteId":"V01","receivedAt":"2026-03-01T10:00:08Z"}}}`,
-		n, typ, n+1, at.Format("2006-01-02T15:04:05.000000Z"), order, n+1, previous, changes, n, strings.ToUpper(typ), at.Format("2006-01-02T15:04:05.0000000Z"))
+	return fmt.Sprintf(`{"id":"site-01-o-%d","type":"audatex.parts.order.%s","subject":"o","site":"site-01",`+
+		`"sequence":"%016d","time":"%s",`+
+		`"data":{"order":%s,"readAt":"2026-03-01T10:00:09Z","revision":%d,"previousStatus":%s,"changes":[%s],`+
+		`"origin":"notification",`+
+		`"notification":{"id":"N-%d","topic":"PARTS.ORDER.%s","createdAt":"%s","siteId":"V01",`+
+		`"receivedAt":"2026-03-01T10:00:08Z"}}}`,
+		n, typ, n+1, at.Format("2006-01-02T15:04:05.000000Z"), order, n+1, previous, changes, n, strings.ToUpper(typ),
+		at.Format("2006-01-02T15:04:05.0000000Z"))
 }

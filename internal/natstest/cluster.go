@@ -76,7 +76,8 @@ func (c *Cluster) place(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	trial := jetstream.StreamConfig{Name: "trial", Subjects: []string{"trial"}, Replicas: nodes, Storage: jetstream.MemoryStorage}
+	trial := jetstream.StreamConfig{Name: "trial", Subjects: []string{"trial"}, Replicas: nodes,
+		Storage: jetstream.MemoryStorage}
 	again := func(what string, try func() error) {
 		t.Helper()
 		if err := repeat(try, func(error) bool { return true }); err != nil {
@@ -99,7 +100,8 @@ func (c *Cluster) place(t testing.TB) {
 func Patiently(step func() error) error {
 	return repeat(step, func(err error) bool {
 		var refused *jetstream.APIError
-		return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.As(err, &refused) && refused.Code == 503
+		return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) ||
+			errors.As(err, &refused) && refused.Code == 503
 	})
 }
 
@@ -139,9 +141,9 @@ func (c *Cluster) start(t testing.TB, i int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	opts := &server.Options{
-		ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: port(c.client[i]), JetStream: true, StoreDir: filepath.Join(c.dir, fmt.Sprint(i)),
-		MaxPayload: natsd.MaxPayload, MaxPending: 256 << 20, NoSigs: true, NoLog: true, SyncInterval: time.Minute,
-		JetStreamMaxStore: 8 << 30, JetStreamMaxMemory: 1 << 30,
+		ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: port(c.client[i]), JetStream: true,
+		StoreDir: filepath.Join(c.dir, fmt.Sprint(i)), MaxPayload: natsd.MaxPayload, MaxPending: 256 << 20,
+		NoSigs: true, NoLog: true, SyncInterval: time.Minute, JetStreamMaxStore: 8 << 30, JetStreamMaxMemory: 1 << 30,
 		Cluster: server.ClusterOpts{Name: "relay", Host: "127.0.0.1", Port: c.route[i]},
 	}
 	for _, p := range c.route {
@@ -307,7 +309,8 @@ var ShortenElections = sync.OnceValue(func() error {
 	if minElectionTimeout == 0 {
 		return errors.New("the server's election timeouts have other names now: see raft.go there")
 	}
-	for _, d := range []*time.Duration{&minElectionTimeout, &maxElectionTimeout, &hbInterval, &lostQuorumInterval, &lostQuorumCheck} {
+	for _, d := range []*time.Duration{&minElectionTimeout, &maxElectionTimeout, &hbInterval,
+		&lostQuorumInterval, &lostQuorumCheck} {
 		*d /= Elections()
 	}
 	return nil

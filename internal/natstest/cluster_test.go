@@ -21,7 +21,8 @@ func TestClusterOutlivesANode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "log", Subjects: []string{"log.>"}, Replicas: 3}); err != nil {
+	if _, err := js.CreateStream(t.Context(),
+		jetstream.StreamConfig{Name: "log", Subjects: []string{"log.>"}, Replicas: 3}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := js.Publish(t.Context(), "log.a", []byte("one")); err != nil {

@@ -23,7 +23,8 @@ func StartLimited(t testing.TB, maxPayload int32) *Limited {
 	l := &Limited{t: t, dir: t.TempDir()}
 	l.start(maxPayload, server.RANDOM_PORT)
 	var err error
-	if l.conn, err = nats.Connect(l.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(5*time.Millisecond), nats.ReconnectBufSize(-1)); err != nil {
+	if l.conn, err = nats.Connect(l.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(5*time.Millisecond),
+		nats.ReconnectBufSize(-1)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -46,7 +47,8 @@ func (l *Limited) Restart(maxPayload int32) {
 	port := l.server.Addr().(*net.TCPAddr).Port
 	l.stop()
 	l.start(maxPayload, port)
-	for deadline := time.Now().Add(30 * time.Second); !l.conn.IsConnected() || l.conn.MaxPayload() != int64(maxPayload); {
+	for deadline := time.Now().Add(30 * time.Second); !l.conn.IsConnected() ||
+		l.conn.MaxPayload() != int64(maxPayload); {
 		if time.Now().After(deadline) {
 			l.t.Fatal("the connection did not come back within 30 s")
 		}
@@ -57,7 +59,8 @@ func (l *Limited) Restart(maxPayload int32) {
 func (l *Limited) start(maxPayload int32, port int) {
 	l.t.Helper()
 	ns, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: l.dir, MaxPayload: maxPayload, MaxPending: 256 << 20, NoSigs: true, NoLog: true,
+		Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: l.dir, MaxPayload: maxPayload, MaxPending: 256 << 20,
+		NoSigs: true, NoLog: true,
 		SyncInterval: time.Minute,
 	})
 	if err != nil {

@@ -17,8 +17,8 @@ const (
 	startOver = "a.main"
 )
 
-// TestConsentInChromium goes through everything that a user of the vendor may do with a link. All of it runs on three relays, of which each
-// request meets another one.
+// TestConsentInChromium goes through everything that a user of the vendor may do with a link. All of it runs on three
+// relays, of which each request meets another one.
 func TestConsentInChromium(t *testing.T) {
 	if chromium == "" {
 		t.Skip("there is no Chromium here: install it, or name it in RELAY_CHROMIUM")
@@ -59,7 +59,8 @@ func consents(t *testing.T, w *world, b *tab) {
 	s := w.newSite(t)
 	b.open(s.link)
 	b.wants(asks)
-	b.says(s.connection, s.number, "Company Code", "User Name", "Password", strings.TrimPrefix(w.public, "http://"), "parts orders")
+	b.says(s.connection, s.number, "Company Code", "User Name", "Password",
+		strings.TrimPrefix(w.public, "http://"), "parts orders")
 	b.judge("consent")
 	b.press(begin)
 	b.wants("Sign in")
@@ -256,7 +257,8 @@ func leadNowhere(t *testing.T, w *world) {
 // quiet looks at the page while a 429 stops the vendor's host.
 func quiet(t *testing.T, w *world) {
 	s := w.newSite(t)
-	w.control.Must(t, http.MethodPut, "/faults", []map[string]any{{"share429": 1, "retryAfterSeconds": 600, "operations": []string{"poll"}}}, nil)
+	w.control.Must(t, http.MethodPut, "/faults",
+		[]map[string]any{{"share429": 1, "retryAfterSeconds": 600, "operations": []string{"poll"}}}, nil)
 	b := w.browser(t).tab("quiet")
 	harness.Eventually(t, "the button is off", func() string {
 		b.open(s.link)

@@ -9,7 +9,8 @@ import (
 // readsDocs reads the relay's documents of its API, on a phone and on a wide screen.
 func readsDocs(t *testing.T, w *world) {
 	for _, b := range []*tab{
-		w.browser(t).tab("docs on a phone"), w.browser(t).tab("docs on a wide screen", chromedp.EmulateViewport(1280, 800)),
+		w.browser(t).tab("docs on a phone"),
+		w.browser(t).tab("docs on a wide screen", chromedp.EmulateViewport(1280, 800)),
 	} {
 		b.open(w.public + "/")
 		b.wants("audatex relay")

@@ -28,7 +28,8 @@ const phone, phoneHeight = 390, 844
 func startChromium(t *testing.T) context.Context {
 	t.Helper()
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(harness.Patience))
+		chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.WSURLReadTimeout(harness.Patience))
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(stop)
 	ctx, cancel := chromedp.NewContext(allocator)
@@ -73,7 +74,8 @@ func (b *browser) tab(name string, steps ...step) *tab {
 		ctx, cancel = chromedp.NewContext(b.parent, chromedp.WithNewBrowserContext())
 		b.ctx = ctx
 	} else {
-		ctx, cancel = chromedp.NewContext(b.ctx, chromedp.WithNewWindow(true)) // a tab in the background does not take part
+		// a tab in the background does not take part
+		ctx, cancel = chromedp.NewContext(b.ctx, chromedp.WithNewWindow(true))
 	}
 	b.t.Cleanup(cancel)
 	tab := &tab{t: b.t, name: name, ctx: ctx}
@@ -98,7 +100,8 @@ func (b *browser) tab(name string, steps ...step) *tab {
 func (b *tab) withoutScripts() *tab {
 	b.t.Helper()
 	b.do(chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
-		_, err := cdp.Call(ctx, t, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+		_, err := cdp.Call(ctx, t, emulation.SetScriptExecutionDisabled,
+			emulation.SetScriptExecutionDisabledParams{Value: true})
 		return err
 	}))
 	b.mute = true
@@ -206,17 +209,19 @@ func (b *tab) signIn(s site) {
 
 func (b *tab) login(s site, password string) {
 	b.t.Helper()
-	b.do(chromedp.SetValue(chromedp.CSS("input[name=CompanyCode]"), s.company), chromedp.SetValue(chromedp.CSS("input[name=UserName]"), s.user),
+	b.do(chromedp.SetValue(chromedp.CSS("input[name=CompanyCode]"), s.company),
+		chromedp.SetValue(chromedp.CSS("input[name=UserName]"), s.user),
 		chromedp.SendKeys(chromedp.CSS("input[name=Password]"), password))
 	b.press("#signin")
 }
 
-// judge looks at the page: it fits the window, axe-core finds nothing serious, nothing on it was blocked. A picture of it goes to
-// RELAY_SCREENSHOTS.
+// judge looks at the page: it fits the window, axe-core finds nothing serious, nothing on it was blocked. A picture of
+// it goes to RELAY_SCREENSHOTS.
 func (b *tab) judge(what string) {
 	b.t.Helper()
 	b.picture(what)
-	width, window := ask(b, chromedp.Evaluate[int](`document.documentElement.scrollWidth`)), ask(b, chromedp.Evaluate[int](`window.innerWidth`))
+	width, window := ask(b, chromedp.Evaluate[int](`document.documentElement.scrollWidth`)),
+		ask(b, chromedp.Evaluate[int](`window.innerWidth`))
 	if width > window {
 		b.t.Errorf("%s, %s: the page is %d pixels wide in a window of %d", b.name, what, width, window)
 	}

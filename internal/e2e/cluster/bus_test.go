@@ -65,7 +65,8 @@ func newBus(t *testing.T) *bus {
 		}
 	}
 	var err error
-	if b.conn, err = nats.Connect(b.urls(), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond), nats.Name("onlooker")); err != nil {
+	if b.conn, err = nats.Connect(b.urls(), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond),
+		nats.Name("onlooker")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.conn.Close)
@@ -85,7 +86,8 @@ func (b *bus) configure(dir string) {
 		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", ports[3*i+1]))
 	}
 	for i := range b.nodes {
-		n := &node{name: fmt.Sprintf("n%d", i), client: ports[3*i], route: ports[3*i+1], monitor: ports[3*i+2], config: filepath.Join(dir, fmt.Sprintf("n%d.conf", i))}
+		n := &node{name: fmt.Sprintf("n%d", i), client: ports[3*i], route: ports[3*i+1], monitor: ports[3*i+2],
+			config: filepath.Join(dir, fmt.Sprintf("n%d.conf", i))}
 		others := append(append([]string{}, routes[:i]...), routes[i+1:]...)
 		text := fmt.Sprintf(`server_name: %s
 listen: "127.0.0.1:%d"
@@ -145,7 +147,8 @@ func (n *node) awaitHealthy() bool {
 func (n *node) healthy() string {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/healthz", n.monitor), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		fmt.Sprintf("http://127.0.0.1:%d/healthz", n.monitor), nil)
 	if err != nil {
 		return err.Error()
 	}

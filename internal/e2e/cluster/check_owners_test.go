@@ -43,7 +43,8 @@ func (w *world) acts() []act {
 	}
 	for _, r := range w.receivers {
 		for _, a := range r.Deliveries() {
-			list = append(list, act{replicaOf(a.Sender), relay.ShardOf(r.ID), "attempt of " + a.Event + " at callback " + r.ID, a.At})
+			list = append(list,
+				act{replicaOf(a.Sender), relay.ShardOf(r.ID), "attempt of " + a.Event + " at callback " + r.ID, a.At})
 		}
 	}
 	slices.SortFunc(list, func(a, b act) int { return a.at.Compare(b.at) })
@@ -80,7 +81,8 @@ func (w *world) checkOwners(f *findings, all map[int][]lease) (late int) {
 		case best <= startSlack:
 			late++
 		default:
-			f.add(outsideLease, "replica %d, %s: %s (shard %d) is %s away from every lease of its own", a.replica, a.at.UTC(), a.what, a.shard, best)
+			f.add(outsideLease, "replica %d, %s: %s (shard %d) is %s away from every lease of its own", a.replica,
+				a.at.UTC(), a.what, a.shard, best)
 		}
 	}
 	return late
@@ -110,7 +112,8 @@ func (w *world) checkTakeovers(f *findings, all map[int][]lease) {
 			continue
 		}
 		if list := takeovers(all, h); len(list) > 0 && slices.Max(list) > killedWithin {
-			f.add(takenLate, "replica %d was killed at %s; the last of its shards was taken after %s", h.replica, h.began.UTC(), slices.Max(list))
+			f.add(takenLate, "replica %d was killed at %s; the last of its shards was taken after %s", h.replica,
+				h.began.UTC(), slices.Max(list))
 		}
 	}
 }
@@ -129,7 +132,8 @@ func (w *world) checkEpochs(f *findings) (revisions int) {
 					continue
 				}
 				if r.epoch < highest {
-					f.add(overwritten, "%s of bucket %s was written at %s under epoch %d, it had carried %d", key, bucket, r.at.UTC(), r.epoch, highest)
+					f.add(overwritten, "%s of bucket %s was written at %s under epoch %d, it had carried %d", key,
+						bucket, r.at.UTC(), r.epoch, highest)
 				}
 				highest = max(highest, r.epoch)
 			}
@@ -191,11 +195,14 @@ func (w *world) checkPolls(f *findings) int {
 	for _, o := range found {
 		switch {
 		case o.length > bound:
-			f.add(pollsOverlap, "connection %s: for %s, an intent lasts %s (replicas %d and %d, at %s)", o.connection, o.length, bound, o.first.replica, o.second.replica, o.second.began.UTC())
+			f.add(pollsOverlap, "connection %s: for %s, an intent lasts %s (replicas %d and %d, at %s)", o.connection,
+				o.length, bound, o.first.replica, o.second.replica, o.second.began.UTC())
 		case o.first.replica == o.second.replica:
-			f.add(pollsOverlap, "connection %s: replica %d began one at %s beside its own of %s", o.connection, o.first.replica, o.second.began.UTC(), o.first.began.UTC())
+			f.add(pollsOverlap, "connection %s: replica %d began one at %s beside its own of %s", o.connection,
+				o.first.replica, o.second.began.UTC(), o.first.began.UTC())
 		case !w.wasSuspended(o.first.replica, o.second.began) && !w.wasSuspended(o.second.replica, o.second.began):
-			f.add(pollsOverlap, "connection %s: replica %d began one at %s, replica %d had one under way since %s, and neither had been suspended or cut off", o.connection,
+			f.add(pollsOverlap, "connection %s: replica %d began one at %s, replica %d had one under way since %s, "+
+				"and neither had been suspended or cut off", o.connection,
 				o.second.replica, o.second.began.UTC(), o.first.replica, o.first.began.UTC())
 		}
 	}
@@ -261,7 +268,8 @@ func (w *world) checkTokens(f *findings) (sum refreshes, spent int64) {
 		}
 		w.mu.Unlock()
 		if used > int64(n.interrupted+n.unseen) {
-			f.add(tokensMisused, "connection %s: %d times; %d of its %d refreshes were interrupted", site, used, n.interrupted, n.begun)
+			f.add(tokensMisused, "connection %s: %d times; %d of its %d refreshes were interrupted", site,
+				used, n.interrupted, n.begun)
 		}
 		sum.begun, sum.interrupted, sum.unseen = sum.begun+n.begun, sum.interrupted+n.interrupted, sum.unseen+n.unseen
 		spent += used

@@ -44,7 +44,8 @@ func TestFaults(t *testing.T) {
 		return
 	}
 	w := newWorld(t, options{
-		replicas: replicas, sites: 16, probes: 12, vendor: sandbox.Config{Seed: 3, AccessTokenLifetime: 10 * time.Second},
+		replicas: replicas, sites: 16, probes: 12,
+		vendor: sandbox.Config{Seed: 3, AccessTokenLifetime: 10 * time.Second},
 		faults: []sandbox.Faults{
 			{ShareCutAfterRead: 0.01, Operations: []sandbox.Operation{sandbox.OpPoll}},
 			{ShareLatency: 0.5, Latency: 100 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpReadOrder}},
@@ -121,7 +122,8 @@ func long(t *testing.T, rounds int, seed uint64) {
 		replicas: replicas, sites: 24, probes: 20,
 		vendor: sandbox.Config{Seed: seed, AccessTokenLifetime: 5 * time.Second},
 		faults: []sandbox.Faults{
-			{ShareLatency: 0.2, Latency: 300 * time.Millisecond, ShareCutAfterRead: 0.002, Operations: []sandbox.Operation{sandbox.OpPoll}},
+			{ShareLatency: 0.2, Latency: 300 * time.Millisecond, ShareCutAfterRead: 0.002,
+				Operations: []sandbox.Operation{sandbox.OpPoll}},
 			{ShareLatency: 0.5, Latency: 400 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpToken}},
 			{ShareLatency: 0.2, Latency: 50 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpReadOrder}},
 		},
@@ -190,7 +192,8 @@ func (w *world) finish(o *background) {
 	w.t.Logf("answers lost and told: %d", len(w.lostAnswers(a)))
 	w.t.Logf("acts within %s of the end of their lease: %d", startSlack, seen.late)
 	w.t.Logf("polls overlapping: %d", seen.overlapping)
-	w.t.Logf("refreshes: %d, interrupted %d, spent refresh tokens used %d", seen.refreshes.begun, seen.refreshes.interrupted, seen.spent)
+	w.t.Logf("refreshes: %d, interrupted %d, spent refresh tokens used %d",
+		seen.refreshes.begun, seen.refreshes.interrupted, seen.spent)
 	w.t.Logf("revisions checked: %d (missed: %s)", seen.revisions, w.history.missed())
 }
 

@@ -30,7 +30,8 @@ func (g *figures) lines() []string {
 	var lines []string
 	for _, name := range g.names {
 		list := slices.Sorted(slices.Values(g.all[name]))
-		lines = append(lines, fmt.Sprintf("%s: p50 %s, p99 %s (%d)", name, rounded(quantile(list, 50)), rounded(quantile(list, 99)), len(list)))
+		lines = append(lines, fmt.Sprintf("%s: p50 %s, p99 %s (%d)",
+			name, rounded(quantile(list, 50)), rounded(quantile(list, 99)), len(list)))
 	}
 	return lines
 }

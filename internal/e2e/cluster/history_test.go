@@ -48,11 +48,13 @@ func watch(t *testing.T, b *bus) *history {
 		h.keys[bucket], h.seen[bucket] = map[string][]revision{}, map[uint64]bool{}
 	}
 	for _, bucket := range slices.Concat(watched, watched) {
-		c, err := b.js.OrderedConsumer(ctx, "KV_relay_"+bucket, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy})
+		c, err := b.js.OrderedConsumer(ctx, "KV_relay_"+bucket,
+			jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy})
 		if err != nil {
 			t.Fatalf("watch bucket %s: %v", bucket, err)
 		}
-		consuming, err := c.Consume(func(m jetstream.Msg) { h.note(t, bucket, m) }, jetstream.PullHeartbeat(500*time.Millisecond), jetstream.PullExpiry(5*time.Second))
+		consuming, err := c.Consume(func(m jetstream.Msg) { h.note(t, bucket, m) },
+			jetstream.PullHeartbeat(500*time.Millisecond), jetstream.PullExpiry(5*time.Second))
 		if err != nil {
 			t.Fatalf("watch bucket %s: %v", bucket, err)
 		}

@@ -13,7 +13,8 @@ func TestLeasesOf(t *testing.T) {
 	t.Parallel()
 	began := time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
 	written := func(seq uint64, after time.Duration, nonce string, epoch uint64) revision {
-		return revision{seq: seq, at: began.Add(after), epoch: epoch, body: fmt.Appendf(nil, `{"replica":"r","nonce":%q,"epoch":%d}`, nonce, epoch)}
+		return revision{seq: seq, at: began.Add(after), epoch: epoch,
+			body: fmt.Appendf(nil, `{"replica":"r","nonce":%q,"epoch":%d}`, nonce, epoch)}
 	}
 	removed := func(seq uint64, after time.Duration) revision {
 		return revision{seq: seq, at: began.Add(after), removed: true}
@@ -25,14 +26,20 @@ func TestLeasesOf(t *testing.T) {
 		leases    int
 		wrong     string
 	}{
-		"taken and renewed":            {[]revision{written(1, 0, "a", 1), written(2, 4*time.Second, "a", 1)}, 1, ""},
-		"released and taken":           {[]revision{written(1, 0, "a", 1), removed(2, time.Second), written(3, 2*time.Second, "b", 2)}, 2, ""},
-		"expired and taken":            {[]revision{written(1, 0, "a", 1), removed(2, 15*time.Second), written(3, 16*time.Second, "b", 2)}, 2, ""},
+		"taken and renewed": {[]revision{written(1, 0, "a", 1), written(2, 4*time.Second, "a", 1)}, 1, ""},
+		"released and taken": {
+			[]revision{written(1, 0, "a", 1), removed(2, time.Second), written(3, 2*time.Second, "b", 2)}, 2, ""},
+		"expired and taken": {
+			[]revision{written(1, 0, "a", 1), removed(2, 15*time.Second), written(3, 16*time.Second, "b", 2)}, 2, ""},
 		"taken once its time was over": {[]revision{written(1, 0, "a", 1), written(3, 15*time.Second, "b", 2)}, 2, ""},
-		"taken from its owner":         {[]revision{written(1, 0, "a", 1), written(3, 14*time.Second, "b", 2)}, 2, twoOwners},
-		"released unseen and taken":    {[]revision{written(1, 0, "a", 1), unseen(written(9, 2*time.Second, "b", 9))}, 2, ""},
-		"taken under an old epoch":     {[]revision{written(7, 0, "a", 1), removed(8, time.Second), written(9, 2*time.Second, "b", 3), written(10, 4*time.Second, "b", 1)}, 2, overwritten},
-		"taken by the same anew":       {[]revision{written(1, 0, "a", 1), removed(2, time.Second), written(3, 2*time.Second, "a", 2)}, 2, ""},
+		"taken from its owner": {[]revision{written(1, 0, "a", 1), written(3, 14*time.Second, "b", 2)}, 2,
+			twoOwners},
+		"released unseen and taken": {[]revision{written(1, 0, "a", 1), unseen(written(9, 2*time.Second, "b", 9))},
+			2, ""},
+		"taken under an old epoch": {[]revision{written(7, 0, "a", 1), removed(8, time.Second),
+			written(9, 2*time.Second, "b", 3), written(10, 4*time.Second, "b", 1)}, 2, overwritten},
+		"taken by the same anew": {
+			[]revision{written(1, 0, "a", 1), removed(2, time.Second), written(3, 2*time.Second, "a", 2)}, 2, ""},
 	} {
 		var f findings
 		list := leasesOf(&f, 5, topology.LeaseTTL, c.revisions, who)
@@ -79,11 +86,13 @@ func TestRefreshesOf(t *testing.T) {
 		revisions []revision
 		want      refreshes
 	}{
-		"two with their results":     {[]revision{intent("a"), result, intent("b"), result}, refreshes{begun: 2}},
-		"one that nobody ended":      {[]revision{intent("a"), intent("b"), result}, refreshes{begun: 2, interrupted: 1}},
-		"one that is under way":      {[]revision{result, intent("a")}, refreshes{begun: 1}},
-		"one written twice":          {[]revision{intent("a"), intent("a"), result}, refreshes{begun: 1}},
-		"one whose end was not seen": {[]revision{intent("a"), {gap: true, body: []byte(`{}`)}}, refreshes{begun: 1, unseen: 1}},
+		"two with their results": {[]revision{intent("a"), result, intent("b"), result}, refreshes{begun: 2}},
+		"one that nobody ended": {[]revision{intent("a"), intent("b"), result},
+			refreshes{begun: 2, interrupted: 1}},
+		"one that is under way": {[]revision{result, intent("a")}, refreshes{begun: 1}},
+		"one written twice":     {[]revision{intent("a"), intent("a"), result}, refreshes{begun: 1}},
+		"one whose end was not seen": {[]revision{intent("a"), {gap: true, body: []byte(`{}`)}},
+			refreshes{begun: 1, unseen: 1}},
 	} {
 		if got := refreshesOf(c.revisions); got != c.want {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)

@@ -10,13 +10,14 @@ import (
 
 // lease is the time for which one process held one shard, as the store has it.
 type lease struct {
-	shard    int
-	nonce    string
-	epoch    uint64
-	replica  int // -1 if no log of any process names the nonce
-	run      int // of the replica
-	from     time.Time
-	earliest time.Time // from, or before: when something was missed, it may have begun any time since the revision before
+	shard   int
+	nonce   string
+	epoch   uint64
+	replica int // -1 if no log of any process names the nonce
+	run     int // of the replica
+	from    time.Time
+	// from, or before: when something was missed, it may have begun any time since the revision before
+	earliest time.Time
 	until    time.Time // released, expired or not yet over
 	latest   time.Time // until, or later: when something was missed, it may have been renewed up to the revision after
 	given    bool      // released by its owner before its time
@@ -87,7 +88,8 @@ func leasesOf(f *findings, shard int, ttl time.Duration, revisions []revision, w
 		}
 		if current != nil && current.nonce == doc.Nonce && (!current.given || doc.Epoch == current.epoch) {
 			if doc.Epoch < current.epoch {
-				f.add(overwritten, "the lease of shard %d was renewed under epoch %d, it had been %d", shard, doc.Epoch, current.epoch)
+				f.add(overwritten, "the lease of shard %d was renewed under epoch %d, it had been %d",
+					shard, doc.Epoch, current.epoch)
 			}
 			current.until, current.epoch, gap = r.at.Add(ttl), doc.Epoch, false
 			highest = max(highest, doc.Epoch)
@@ -103,7 +105,8 @@ func leasesOf(f *findings, shard int, ttl time.Duration, revisions []revision, w
 		}
 		next.replica, next.run = who(doc.Nonce)
 		if current != nil && r.at.Before(current.until) && !gap {
-			f.add(twoOwners, "shard %d was taken by replica %d at %s, replica %d held it until %s", shard, next.replica, r.at.UTC(), current.replica, current.until.UTC())
+			f.add(twoOwners, "shard %d was taken by replica %d at %s, replica %d held it until %s", shard, next.replica,
+				r.at.UTC(), current.replica, current.until.UTC())
 		}
 		if next.epoch <= highest && !gap {
 			f.add(twoOwners, "shard %d was taken under epoch %d, there had been %d", shard, next.epoch, highest)
@@ -145,7 +148,9 @@ func earlier(a, b time.Time) time.Time {
 func holding(all map[int][]lease, replica int, at time.Time) []int {
 	var shards []int
 	for shard, list := range all {
-		if slices.ContainsFunc(list, func(l lease) bool { return l.replica == replica && !at.Before(l.from) && at.Before(l.until) }) {
+		if slices.ContainsFunc(list, func(l lease) bool {
+			return l.replica == replica && !at.Before(l.from) && at.Before(l.until)
+		}) {
 			shards = append(shards, shard)
 		}
 	}

@@ -26,7 +26,8 @@ func newLinks(t *testing.T, b *bus) *links {
 	l := &links{t: t}
 	for r := range l.proxy {
 		for n := range l.proxy[r] {
-			p := toxiproxy.NewProxy(server, fmt.Sprintf("relay %d to n%d", r, n), "127.0.0.1:0", fmt.Sprintf("127.0.0.1:%d", b.nodes[n].client))
+			p := toxiproxy.NewProxy(server, fmt.Sprintf("relay %d to n%d", r, n), "127.0.0.1:0",
+				fmt.Sprintf("127.0.0.1:%d", b.nodes[n].client))
 			if err := p.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -73,7 +74,8 @@ func (l *links) hurt(replica int, kind, attributes string) {
 	l.t.Helper()
 	for _, p := range l.proxy[replica] {
 		for _, direction := range []string{"upstream", "downstream"} {
-			toxic := fmt.Sprintf(`{"name":"%s-%s","type":%q,"stream":%q,"attributes":%s}`, kind, direction, kind, direction, attributes)
+			toxic := fmt.Sprintf(`{"name":"%s-%s","type":%q,"stream":%q,"attributes":%s}`, kind, direction,
+				kind, direction, attributes)
 			if _, err := p.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
 				l.t.Fatalf("%s: %v", toxic, err)
 			}

@@ -28,8 +28,10 @@ func leaseTTL() time.Duration { return topology.LeaseTTL / pace() }
 // paced are the relay's own times.
 func paced() []place {
 	return []place{
-		{"internal/topology/topology.go", "LeaseTTL = 15 * time.Second\n", fmt.Sprintf("LeaseTTL = 15 * time.Second / %d\n", pace())},
-		{"internal/shard/member.go", "renewEvery = 4 * time.Second\n", fmt.Sprintf("renewEvery = 4 * time.Second / %d\n", pace())},
+		{"internal/topology/topology.go", "LeaseTTL = 15 * time.Second\n",
+			fmt.Sprintf("LeaseTTL = 15 * time.Second / %d\n", pace())},
+		{"internal/shard/member.go", "renewEvery = 4 * time.Second\n",
+			fmt.Sprintf("renewEvery = 4 * time.Second / %d\n", pace())},
 	}
 }
 

@@ -27,8 +27,8 @@ const (
 	leastReplayed = 100
 )
 
-// A replay goes on where its owner is killed, and where another one hands its shards over, beside new events. It delivers
-// what was counted, and counts what it has delivered; events of one order come in their order.
+// A replay goes on where its owner is killed, and where another one hands its shards over, beside new events. It
+// delivers what was counted, and counts what it has delivered; events of one order come in their order.
 func TestReplayWhoseOwnersGo(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{replicas: replicas, sites: 4, vendor: sandbox.Config{Seed: 9}})
@@ -62,7 +62,8 @@ func TestReplayWhoseOwnersGo(t *testing.T) {
 		return ""
 	})
 	l.end()
-	if n := *plan.Matched; done.State != "done" || done.Matched == nil || *done.Matched != n || done.Delivered != n || done.Failed+done.Skipped != 0 {
+	if n := *plan.Matched; done.State != "done" || done.Matched == nil || *done.Matched != n || done.Delivered != n ||
+		done.Failed+done.Skipped != 0 {
 		t.Errorf("of %d events the replay has delivered: %+v", n, done)
 	}
 	came, last := map[string]bool{}, map[string]string{}

@@ -130,7 +130,8 @@ func (c Connection) Unreconciled() string {
 	case len(c.Reconciling) > 0:
 		return fmt.Sprintf("the orders of connection %s are being read again: %s", c.ID, c.Reconciling)
 	case c.GapSuspectedAt.After(c.ReconciledAt):
-		return fmt.Sprintf("connection %s: a gap is suspected since %s, its orders were read at %s", c.ID, c.GapSuspectedAt, c.ReconciledAt)
+		return fmt.Sprintf("connection %s: a gap is suspected since %s, its orders were read at %s",
+			c.ID, c.GapSuspectedAt, c.ReconciledAt)
 	}
 	return ""
 }

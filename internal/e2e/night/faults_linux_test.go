@@ -15,8 +15,8 @@ import (
 )
 
 // TestTheNightOfFaults does what happens at night to relays under load, one fault after the other, and looks which
-// alerts fire and who is notified. RELAY_NIGHT is a file for the table that comes of it, or 1 for the log alone: the test
-// takes half an hour, as some times of the relay cannot be made shorter.
+// alerts fire and who is notified. RELAY_NIGHT is a file for the table that comes of it, or 1 for the log alone: the
+// test takes half an hour, as some times of the relay cannot be made shorter.
 func TestTheNightOfFaults(t *testing.T) {
 	wanted := os.Getenv("RELAY_NIGHT")
 	if wanted == "" {
@@ -168,8 +168,10 @@ func (h *house) vendorFaults() []fault {
 			leads: map[string]string{"RelayClockOff": `audatex_relay_vendor_clock_skew_seconds\{.*\} (59|60)\d`},
 		},
 		{
-			name: "the vendor throttles a third", inject: h.setFaults(sandbox.Faults{Share429: 0.34, RetryAfter: time.Second}),
-			fires: []string{"RelayVendorThrottles"}, leads: map[string]string{"RelayVendorThrottles": `\{(job=relay)?\} 0\.\d+`},
+			name:   "the vendor throttles a third",
+			inject: h.setFaults(sandbox.Faults{Share429: 0.34, RetryAfter: time.Second}),
+			fires:  []string{"RelayVendorThrottles"},
+			leads:  map[string]string{"RelayVendorThrottles": `\{(job=relay)?\} 0\.\d+`},
 		},
 		{
 			name: "a consent is withdrawn",
@@ -191,7 +193,8 @@ func (h *house) vendorFaults() []fault {
 				return h.dropUnresolved
 			},
 			fires: []string{"RelayOrdersUnresolved"}, shows: map[int]string{6: `malformed entries: [1-9]`},
-			may:   []string{"RelayGapSuspected"}, // if nothing else is in the queue's response, something came in its place
+			// if nothing else is in the queue's response, something came in its place
+			may:   []string{"RelayGapSuspected"},
 			leads: map[string]string{"RelayOrdersUnresolved": `"reason":"malformed"`},
 		},
 		{
@@ -203,7 +206,8 @@ func (h *house) vendorFaults() []fault {
 					h.dropUnresolved() // what was cut in the middle is kept
 				}
 			},
-			fires: []string{"RelayGapSuspected"}, may: []string{"RelayOrdersUnresolved"}, shows: map[int]string{5: `gaps suspected: \d*\.?\d*[1-9]`},
+			fires: []string{"RelayGapSuspected"}, may: []string{"RelayOrdersUnresolved"},
+			shows: map[int]string{5: `gaps suspected: \d*\.?\d*[1-9]`},
 			leads: map[string]string{"RelayGapSuspected": `(leeds|york|ripon|whitby)",[^{}]*"gapSuspectedAt":"[^"]*"`},
 		},
 		{
@@ -217,7 +221,8 @@ func (h *house) vendorFaults() []fault {
 				"RelayConnectionNotificationsWaiting",
 			},
 			shows: map[int]string{3: `(leeds|york|ripon|whitby): [1-9]`},
-			leads: map[string]string{"RelayVendorCircuitOpen": `audatex_relay_vendor_circuit_open\{.*\} 1`, "RelayPollsLate": `"lastError":"[^"]+"`},
+			leads: map[string]string{"RelayVendorCircuitOpen": `audatex_relay_vendor_circuit_open\{.*\} 1`,
+				"RelayPollsLate": `"lastError":"[^"]+"`},
 		},
 		{
 			name: "the vendor has another secret for the relay",
@@ -266,7 +271,8 @@ func (h *house) receiverFaults() []fault {
 	return []fault{
 		{
 			name: "a receiver answers 503", inject: h.answers("orders", http.StatusServiceUnavailable),
-			fires: []string{"RelayReceiverFailing", "RelayReceiverCircuitOpen"}, may: following, shows: map[int]string{9: `orders acme .*failing_seconds: [1-9]`},
+			fires: []string{"RelayReceiverFailing", "RelayReceiverCircuitOpen"}, may: following,
+			shows: map[int]string{9: `orders acme .*failing_seconds: [1-9]`},
 			leads: map[string]string{"RelayReceiverFailing": `"[a-zA-Z]*":503`, "RelayReceiverCircuitOpen": opened},
 		},
 		{
@@ -279,7 +285,8 @@ func (h *house) receiverFaults() []fault {
 			leads: map[string]string{"RelayReceiverFailing": `connection refused`, "RelayReceiverCircuitOpen": opened},
 		},
 		{
-			name: "a receiver's certificate ends in ten days", inject: secure(10 * 24 * time.Hour), fires: []string{"RelayReceiverCertificateExpires"},
+			name: "a receiver's certificate ends in ten days", inject: secure(10 * 24 * time.Hour),
+			fires: []string{"RelayReceiverCertificateExpires"},
 			leads: map[string]string{"RelayReceiverCertificateExpires": `\{.*callback=secure.*\} 9\.\d+`},
 		},
 		{
@@ -315,7 +322,8 @@ func (h *house) receiverFaults() []fault {
 				return func() { h.receivers["stock"].busy.Store(false) }
 			},
 			fires: []string{"RelayCallbackCongested"},
-			leads: map[string]string{"RelayCallbackCongested": `audatex_relay_callback_congested\{.*callback=stock.*\} 1`},
+			leads: map[string]string{
+				"RelayCallbackCongested": `audatex_relay_callback_congested\{.*callback=stock.*\} 1`},
 		},
 	}
 }
@@ -323,8 +331,9 @@ func (h *house) receiverFaults() []fault {
 func (h *house) diskFaults(disk string) []fault {
 	return []fault{
 		{
-			name: "the disk is nearly full", inject: func() func() { return fill(h.t.(*testing.T), disk, 8) }, shows: map[int]string{2: `disk_free_bytes: [0-9.]+e\+07`},
-			fires: []string{"RelayDiskNearlyFull"}, leads: map[string]string{"RelayDiskNearlyFull": `\{.*job=relay-small.*\} 0\.0\d+`},
+			name: "the disk is nearly full", inject: func() func() { return fill(h.t.(*testing.T), disk, 8) },
+			shows: map[int]string{2: `disk_free_bytes: [0-9.]+e\+07`}, fires: []string{"RelayDiskNearlyFull"},
+			leads: map[string]string{"RelayDiskNearlyFull": `\{.*job=relay-small.*\} 0\.0\d+`},
 		},
 		{
 			name: "the disk is full",
@@ -336,7 +345,8 @@ func (h *house) diskFaults(disk string) []fault {
 				}
 			},
 			fires: []string{"RelayDiskNearlyFull", "RelayStoreFailing"}, late: true,
-			leads: map[string]string{"RelayDiskNearlyFull": `\{.*job=relay-small.*\} 0(\.0\d+)?\b`, "RelayStoreFailing": `[^\n]*\bfull\b[^\n]*|audatex_relay_store_failing\{.*job=relay-small.*\} 1`},
+			leads: map[string]string{"RelayDiskNearlyFull": `\{.*job=relay-small.*\} 0(\.0\d+)?\b`,
+				"RelayStoreFailing": `[^\n]*\bfull\b[^\n]*|audatex_relay_store_failing\{.*job=relay-small.*\} 1`},
 			may: []string{
 				"RelayReplicasMissing", "RelayShardWithoutOwner", "RelayPollsLate", "RelayConnectionPollsLate",
 				"RelayNotificationsWaiting", "RelayConnectionNotificationsWaiting",
@@ -367,12 +377,16 @@ func (h *house) clusterFaults(cluster *natstest.Cluster) []fault {
 				h.api().Must(h.t, http.MethodPost, "/v1/clients/"+clientID+"/keys",
 					map[string]any{"expiresAt": time.Now().Add(5 * 24 * time.Hour).UTC().Format(time.RFC3339)}, &key)
 				h.madeLongAgo(cluster)
-				return func() { h.api().Must(h.t, http.MethodDelete, "/v1/clients/"+clientID+"/keys/"+key.ID, nil, nil) }
+				return func() {
+					h.api().Must(h.t, http.MethodDelete, "/v1/clients/"+clientID+"/keys/"+key.ID, nil, nil)
+				}
 			},
-			fires: []string{"RelayAPIKeyExpires"}, leads: map[string]string{"RelayAPIKeyExpires": `\{.*key=.*\} 4\.9\d*`},
+			fires: []string{"RelayAPIKeyExpires"},
+			leads: map[string]string{"RelayAPIKeyExpires": `\{.*key=.*\} 4\.9\d*`},
 		},
 		{
-			name: "two of three NATS servers are lost", inject: lose(0, 1), fires: []string{"RelayStoreFailing"}, late: true,
+			name: "two of three NATS servers are lost", inject: lose(0, 1), fires: []string{"RelayStoreFailing"},
+			late:  true,
 			holds: 45 * time.Second, shows: map[int]string{1: `value: [1-9]`}, // until the leases have ended
 			leads: map[string]string{"RelayStoreFailing": `audatex_relay_store_failing\{.*job=relay-cluster.*\} 1`},
 			may: []string{
@@ -406,7 +420,8 @@ func (h *house) clusterFaults(cluster *natstest.Cluster) []fault {
 			},
 			fires: []string{"RelayRestartsOften"}, late: true,
 			may: []string{ // a lease lasts as long as ever, so its shards have no owner for long
-				"RelayNotScraped", "RelayDoesNotStart", "RelayReplicasMissing", "RelayGapSuspected", "RelayShardWithoutOwner",
+				"RelayNotScraped", "RelayDoesNotStart", "RelayReplicasMissing", "RelayGapSuspected",
+				"RelayShardWithoutOwner",
 			},
 			leads: map[string]string{"RelayRestartsOften": `\{instance=[^ ]*, job=relay-cluster\} [4-9]`},
 		},

@@ -87,7 +87,8 @@ func newWatch(t *testing.T, houses map[string]*house) *watch {
 		houses[name].job = name
 		jobs = append(jobs, prom.Job{Name: name, Targets: houses[name].targets(), Token: houses[name].token})
 	}
-	w.prom = prom.Start(t, prom.Config{Jobs: jobs, Rules: []string{filepath.Join(scaled, "*.yaml")}, Alertmanager: manager})
+	w.prom = prom.Start(t,
+		prom.Config{Jobs: jobs, Rules: []string{filepath.Join(scaled, "*.yaml")}, Alertmanager: manager})
 	for name, h := range houses {
 		w.prom.AwaitUp(t, name, len(h.replicas))
 	}
@@ -97,7 +98,8 @@ func newWatch(t *testing.T, houses map[string]*house) *watch {
 // times are those of the Alertmanager's configuration.
 var times = regexp.MustCompile(`(group_wait|group_interval|repeat_interval): \S+`)
 
-// startAlertmanager starts one with the configuration that ships, its receivers' addresses replaced, and returns its own.
+// startAlertmanager starts one with the configuration that ships, its receivers' addresses replaced, and returns its
+// own.
 func startAlertmanager(t *testing.T, receiver string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(rules(t), "alertmanager.yml"))
@@ -114,7 +116,8 @@ func startAlertmanager(t *testing.T, receiver string) string {
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := alertmanager(t, "--config.file="+file, "--storage.path="+filepath.Join(dir, "data"), "--web.listen-address="+address, "--cluster.listen-address=")
+	cmd := alertmanager(t, "--config.file="+file, "--storage.path="+filepath.Join(dir, "data"),
+		"--web.listen-address="+address, "--cluster.listen-address=")
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = &log, &log, harness.DiesWithTest()
 	if err := cmd.Start(); err != nil {
@@ -163,7 +166,8 @@ func alertmanager(t *testing.T, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	const view = `mount -t tmpfs tmpfs /usr/share && mkdir -p "$1" && mount --bind "$0" "$1" && shift && exec "$@"`
-	return exec.Command("unshare", append([]string{"--mount", "sh", "-c", view, unpacked, templates, program}, args...)...)
+	return exec.Command("unshare",
+		append([]string{"--mount", "sh", "-c", view, unpacked, templates, program}, args...)...)
 }
 
 // inbox is what the Alertmanager's receivers have got.
@@ -242,8 +246,8 @@ func (w *watch) awaitQuiet(t *testing.T) time.Duration {
 	}
 }
 
-// elsewhere reports whether an alert is about the machine and not about a fault: the disk that the data of the relays is
-// on, which others may fill, and rates over the first minutes of a relay's life.
+// elsewhere reports whether an alert is about the machine and not about a fault: the disk that the data of the relays
+// is on, which others may fill, and rates over the first minutes of a relay's life.
 func elsewhere(labels map[string]string) bool {
 	switch labels["alertname"] {
 	case "RelayStoreFullWithinHours", "RelayStoreFullWithinDays":
@@ -259,7 +263,8 @@ func (w *watch) try(t *testing.T, f fault) seen {
 	t.Helper()
 	w.awaitQuiet(t)
 	w.inbox.empty()
-	s := seen{fault: f, after: map[string]time.Duration{}, detail: map[string]string{}, led: map[string]string{}, before: w.answers(t, f.of.job)}
+	s := seen{fault: f, after: map[string]time.Duration{}, detail: map[string]string{}, led: map[string]string{},
+		before: w.answers(t, f.of.job)}
 	before := w.firing(t, f.of.job) // lingers
 	began := time.Now()
 	mend := f.inject()
@@ -277,7 +282,8 @@ func (w *watch) try(t *testing.T, f fault) seen {
 			worse(s.under, w.answers(t, f.of.job))
 			asked = time.Now()
 		}
-		if time.Since(began) > patience || len(missing) == 0 && time.Since(last) > settles && time.Since(began) > f.holds {
+		if time.Since(began) > patience ||
+			len(missing) == 0 && time.Since(last) > settles && time.Since(began) > f.holds {
 			break
 		}
 	}
@@ -298,7 +304,8 @@ func (w *watch) try(t *testing.T, f fault) seen {
 	}
 	for n := range f.shows {
 		if slices.Equal(picture(s.before[n]), picture(s.under[n])) {
-			t.Errorf("%s: the panel of question %d shows the same while it is quiet:\n%q", f.name, n, picture(s.under[n]))
+			t.Errorf("%s: the panel of question %d shows the same while it is quiet:\n%q",
+				f.name, n, picture(s.under[n]))
 		}
 	}
 	for n, want := range s.hidden() {
@@ -335,7 +342,8 @@ func (w *watch) open(t *testing.T, f fault, led map[string]string) {
 // table returns what all faults led to, as a table in Markdown.
 func table(all []seen) string {
 	var b strings.Builder
-	b.WriteString("| fault | alert | after | sent to | it says | its page led to | quiet after mending |\n| --- | --- | --- | --- | --- | --- | --- |\n")
+	b.WriteString("| fault | alert | after | sent to | it says | its page led to | quiet after mending |\n" +
+		"| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, s := range all {
 		names := slices.SortedFunc(maps.Keys(s.after), func(a, b string) int { return int(s.after[a] - s.after[b]) })
 		if len(names) == 0 {

@@ -20,7 +20,8 @@ import (
 func (h *house) command(t *testing.T, beginning page, replica int, chosen map[string]string, text string) *exec.Cmd {
 	t.Helper()
 	at := h.replicas[replica].env
-	prologue := strings.NewReplacer("http://127.0.0.1:8080", "http://"+at["RELAY_HTTP_ADDR"], "http://127.0.0.1:9464", "http://"+at["RELAY_METRICS_ADDR"]).Replace(beginning.shell[0])
+	prologue := strings.NewReplacer("http://127.0.0.1:8080", "http://"+at["RELAY_HTTP_ADDR"], "http://127.0.0.1:9464",
+		"http://"+at["RELAY_METRICS_ADDR"]).Replace(beginning.shell[0])
 	for _, name := range slices.Sorted(maps.Keys(chosen)) {
 		prologue += name + "='" + chosen[name] + "'\n"
 	}
@@ -53,7 +54,8 @@ func (w *watch) walk(t *testing.T, labels map[string]string) string {
 	if h == nil {
 		t.Fatalf("%s is of no relay here: %v", labels["alertname"], labels)
 	}
-	replica := max(slices.IndexFunc(h.replicas, func(r *replica) bool { return r.env["RELAY_METRICS_ADDR"] == labels["instance"] }), 0)
+	replica := max(slices.IndexFunc(h.replicas,
+		func(r *replica) bool { return r.env["RELAY_METRICS_ADDR"] == labels["instance"] }), 0)
 	chosen := map[string]string{}
 	for _, name := range []string{"callback", "connection", "client"} {
 		if labels[name] != "" {
@@ -135,8 +137,8 @@ func picture(lines map[string]float64) []string {
 	return all
 }
 
-// pictures returns the panels' data of a night in Markdown: of each question what its panel showed before the faults that
-// it is asked in, and at the worst while they held.
+// pictures returns the panels' data of a night in Markdown: of each question what its panel showed before the faults
+// that it is asked in, and at the worst while they held.
 func pictures(t *testing.T, all []seen) string {
 	t.Helper()
 	var b strings.Builder
@@ -144,7 +146,9 @@ func pictures(t *testing.T, all []seen) string {
 		fmt.Fprintf(&b, "\n%s\n\n| fault | while it is quiet | under the fault |\n| --- | --- | --- |\n", p.Title)
 		for _, s := range all {
 			if s.fault.shows[i+1] != "" {
-				show := func(lines map[string]float64) string { return cmp.Or(strings.Join(picture(lines), "; "), "nothing") }
+				show := func(lines map[string]float64) string {
+					return cmp.Or(strings.Join(picture(lines), "; "), "nothing")
+				}
 				fmt.Fprintf(&b, "| %s | %s | %s |\n", s.fault.name, show(s.before[i+1]), show(s.under[i+1]))
 			}
 		}

@@ -38,9 +38,10 @@ func newReceiver(t testing.TB, by *authority) *receiver {
 	var secured *tls.Config
 	if by != nil {
 		r.shows.Store(by.certificate(t, 365*24*time.Hour))
-		secured = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return r.shows.Load(), nil
-		}}
+		secured = &tls.Config{MinVersion: tls.VersionTLS12,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+				return r.shows.Load(), nil
+			}}
 	}
 	r.front = newFront(t, r, secured)
 	return r
@@ -85,8 +86,9 @@ func newAuthority(t testing.TB) *authority {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "receivers"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().AddDate(-1, 0, 0), NotAfter: time.Now().AddDate(2, 0, 0),
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "receivers"}, IsCA: true,
+		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().AddDate(-1, 0, 0),
+		NotAfter: time.Now().AddDate(2, 0, 0),
 	}
 	signed, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
@@ -97,7 +99,8 @@ func newAuthority(t testing.TB) *authority {
 		t.Fatal(err)
 	}
 	a := &authority{file: filepath.Join(t.TempDir(), "ca.pem"), cert: cert, key: key}
-	if err := os.WriteFile(a.file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed}), 0o600); err != nil {
+	if err := os.WriteFile(a.file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed}),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	return a
@@ -112,7 +115,8 @@ func (a *authority) certificate(t testing.TB, ends time.Duration) *tls.Certifica
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, NotBefore: time.Now().AddDate(0, -6, 0), NotAfter: time.Now().Add(ends),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, NotBefore: time.Now().AddDate(0, -6, 0),
+		NotAfter: time.Now().Add(ends),
 	}
 	signed, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
 	if err != nil {

@@ -103,7 +103,8 @@ func (h *house) madeLongAgo(cluster *natstest.Cluster) {
 	}
 }
 
-// refuse has the vendor respond with 503 to every poll of a site's connection, and to every reading of an order of another site.
+// refuse has the vendor respond with 503 to every poll of a site's connection, and to every reading of an order of
+// another site.
 func (h *house) refuse(site string) {
 	h.t.Helper()
 	path := sandbox.APIPath + "/v1/bmsapi/site/subscriptions/"
@@ -145,7 +146,8 @@ func TestARelayInTrouble(t *testing.T) {
 	alone.start()
 	s := prom.Start(t, prom.Config{
 		Jobs: []prom.Job{
-			{Name: "relay", Targets: h.targets(), Token: h.token}, {Name: "alone", Targets: alone.targets(), Token: alone.token},
+			{Name: "relay", Targets: h.targets(), Token: h.token},
+			{Name: "alone", Targets: alone.targets(), Token: alone.token},
 		},
 		Rules: []string{filepath.Join(rules(t), "rules", "*.yaml")},
 	})
@@ -156,7 +158,8 @@ func TestARelayInTrouble(t *testing.T) {
 	h.tryRunbook(t, s, began)
 }
 
-// limitEvents sets a limit to the log of events by hand, as an operator may. It grows, so there is a time when it is full.
+// limitEvents sets a limit to the log of events by hand, as an operator may. It grows, so there is a time when it is
+// full.
 func limitEvents(t *testing.T, cluster *natstest.Cluster) {
 	t.Helper()
 	js, err := jetstream.New(cluster.Connect(t))
@@ -174,8 +177,8 @@ func limitEvents(t *testing.T, cluster *natstest.Cluster) {
 	}
 }
 
-// tryRules holds the rules to scrapes until these have every metric and label. Growth is reported after a minute, and a late
-// poll as well.
+// tryRules holds the rules to scrapes until these have every metric and label. Growth is reported after a minute, and a
+// late poll as well.
 func (h *house) tryRules(t *testing.T, alone *house, check func(...string) (string, error)) {
 	t.Helper()
 	dir := t.TempDir()

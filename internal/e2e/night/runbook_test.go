@@ -121,7 +121,8 @@ func TestTheRunbookReadsEveryPage(t *testing.T) {
 		}
 	}
 	pages := map[string]string{
-		"": `{"items":[{"id":"a"},{"id":"b"}],"next":"p2"}`, "p2": `{"items":[],"next":"p3"}`, "p3": `{"items":[{"id":"c"}]}`,
+		"": `{"items":[{"id":"a"},{"id":"b"}],"next":"p2"}`, "p2": `{"items":[],"next":"p3"}`,
+		"p3": `{"items":[{"id":"c"}]}`,
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
@@ -136,11 +137,13 @@ func TestTheRunbookReadsEveryPage(t *testing.T) {
 	beginning, _ := runbook(t)
 	prologue := strings.Replace(beginning.shell[0], "http://127.0.0.1:8080", server.URL, 1)
 	run := func(list string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", "RELAY_ADMIN_TOKEN=t\n"+prologue+"all '"+list+"'")
+		cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c",
+			"RELAY_ADMIN_TOKEN=t\n"+prologue+"all '"+list+"'")
 		out, err := cmd.Output()
 		return string(out), err
 	}
-	if out, err := run("/v1/connections?state=failing"); err != nil || out != `{"id":"a"}`+"\n"+`{"id":"b"}`+"\n"+`{"id":"c"}`+"\n" {
+	if out, err := run("/v1/connections?state=failing"); err != nil ||
+		out != `{"id":"a"}`+"\n"+`{"id":"b"}`+"\n"+`{"id":"c"}`+"\n" {
 		t.Errorf("all prints %q: %v", out, err)
 	}
 	if out, err := run("/v1/elsewhere"); err == nil {
@@ -156,7 +159,8 @@ var callbacksOfPages = map[string]string{
 
 // printedByPages is what the commands of a page must print, in their order in all that it prints.
 var printedByPages = map[string]*regexp.Regexp{
-	"RelayAPIKeyExpires": regexp.MustCompile(`(?s)"role":"write".*"key": "\S+".*"role": "write"`), // the role of the old one
+	// the role of the old one
+	"RelayAPIKeyExpires": regexp.MustCompile(`(?s)"role":"write".*"key": "\S+".*"role": "write"`),
 }
 
 // tryRunbook tries every query and every command of the runbook.
@@ -184,7 +188,8 @@ func (h *house) tryRunbook(t *testing.T, s *prom.Server, began time.Time) {
 			cmd := h.command(t, beginning, 0, chosen, command)
 			out, err := cmd.CombinedOutput()
 			printed.Write(out)
-			if strings.HasPrefix(command, "relay doctor") && cmd.ProcessState.ExitCode() == 1 && strings.Contains(string(out), "to mend") {
+			if strings.HasPrefix(command, "relay doctor") && cmd.ProcessState.ExitCode() == 1 &&
+				strings.Contains(string(out), "to mend") {
 				continue // it has found what is wrong
 			}
 			if err != nil || len(strings.TrimSpace(string(out))) == 0 && command != beginning.shell[0] {

@@ -46,7 +46,8 @@ func (h *house) startFaults(s *silence) []fault {
 				h.run(2)
 			}
 		},
-		fires: []string{"RelayDoesNotStart", "RelayReplicasMissing"}, late: true, may: []string{"RelayNotScraped", "RelayGapSuspected"},
+		fires: []string{"RelayDoesNotStart", "RelayReplicasMissing"}, late: true,
+		may: []string{"RelayNotScraped", "RelayGapSuspected"},
 		leads: map[string]string{
 			"RelayDoesNotStart":    `audatex_relay_build_info\{.*job=relay-cluster.*\} 1`,
 			"RelayReplicasMissing": `audatex_relay_members\{.*job=relay-cluster.*\} 2`,
@@ -58,8 +59,9 @@ func (h *house) startFaults(s *silence) []fault {
 // meanwhile: with many the relay would wait for those that it could not read before it takes others.
 func (h *house) lastingFaults() []fault {
 	return []fault{{
-		name: "orders cannot be read", inject: h.setFaults(sandbox.Faults{Share503: 1, Operations: []sandbox.Operation{sandbox.OpReadOrder}}),
-		fires: []string{"RelayNotificationsWaiting", "RelayConnectionNotificationsWaiting"},
+		name:   "orders cannot be read",
+		inject: h.setFaults(sandbox.Faults{Share503: 1, Operations: []sandbox.Operation{sandbox.OpReadOrder}}),
+		fires:  []string{"RelayNotificationsWaiting", "RelayConnectionNotificationsWaiting"},
 		leads: map[string]string{
 			"RelayNotificationsWaiting":           `\{instance=[^ ]*, outcome=unavailable\} [1-9]`,
 			"RelayConnectionNotificationsWaiting": `audatex_relay_notifications_oldest_waiting_seconds\{connection=leeds, .*\} [1-9]`,
@@ -70,11 +72,14 @@ func (h *house) lastingFaults() []fault {
 			mend := h.answers("orders", http.StatusServiceUnavailable)()
 			return func() {
 				mend()
-				h.api().Must(h.t, http.MethodPost, "/v1/callbacks/orders/resume", nil, nil) // it would be probed minutes later
+				// it would be probed minutes later
+				h.api().Must(h.t, http.MethodPost, "/v1/callbacks/orders/resume", nil, nil)
 			}
 		},
-		fires: []string{"RelayDeliveriesFailed"}, may: []string{"RelayReceiverFailing", "RelayReceiverCircuitOpen", "RelayBacklogOld"},
-		leads: map[string]string{"RelayDeliveriesFailed": `"status":"failed"`}, shows: map[int]string{8: `failed: [1-9]`},
+		fires: []string{"RelayDeliveriesFailed"},
+		may:   []string{"RelayReceiverFailing", "RelayReceiverCircuitOpen", "RelayBacklogOld"},
+		leads: map[string]string{"RelayDeliveriesFailed": `"status":"failed"`},
+		shows: map[int]string{8: `failed: [1-9]`},
 	}}
 }
 
@@ -86,7 +91,8 @@ func (h *house) clientFaults() []fault {
 			caller := h.api()
 			caller.Token = "a-key-that-nobody-made"
 			for range 20 {
-				if got, err := caller.Call(http.MethodGet, "/v1/events", nil); err != nil || got.Status != http.StatusUnauthorized {
+				if got, err := caller.Call(http.MethodGet, "/v1/events", nil); err != nil ||
+					got.Status != http.StatusUnauthorized {
 					h.t.Errorf("a wrong key: %d %v", got.Status, err)
 				}
 			}

@@ -103,7 +103,8 @@ func Render(text string, values map[string]string) string {
 // Name names the line of a panel that a sample is, by its labels but the job; "value" if it has none.
 func (s Sample) Name() string {
 	var words []string
-	for _, name := range []string{"connection", "callback", "client", "reason", "outcome", "status", "result", "operation", "code", "what", "stream", "state"} {
+	for _, name := range []string{"connection", "callback", "client", "reason", "outcome", "status", "result",
+		"operation", "code", "what", "stream", "state"} {
 		if value := s.Labels[name]; value != "" {
 			words = append(words, value)
 		}

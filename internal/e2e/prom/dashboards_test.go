@@ -29,9 +29,9 @@ var (
 // counters, and everything is of the chosen relay. Its rule of a variable for instances is not kept: what a series is
 // about moves from one replica to another.
 //
-// Beyond the linter: one relay is chosen, as two may have callbacks of one name; a number and a table are of now, as the
-// last value of a range is still there when the relay is not; nothing stands for what is missing but beside a relay that
-// is scraped; and a rate has enough samples where Prometheus scrapes once a minute.
+// Beyond the linter: one relay is chosen, as two may have callbacks of one name; a number and a table are of now, as
+// the last value of a range is still there when the relay is not; nothing stands for what is missing but beside a relay
+// that is scraped; and a rate has enough samples where Prometheus scrapes once a minute.
 func TestDashboardsKeepTheRules(t *testing.T) {
 	t.Parallel()
 	uids := map[string]string{}
@@ -117,7 +117,8 @@ func checkSelector(p Panel, expression string, at []int, wrong func(string, ...a
 	if !strings.Contains(matchers, `job=~"$job"`) {
 		wrong("panel %q: %s is of every relay", p.Title, name)
 	}
-	counts := strings.HasSuffix(name, "_total") || strings.HasSuffix(name, "_bucket") || strings.HasSuffix(name, "_count") || strings.HasSuffix(name, "_sum")
+	counts := strings.HasSuffix(name, "_total") || strings.HasSuffix(name, "_bucket") ||
+		strings.HasSuffix(name, "_count") || strings.HasSuffix(name, "_sum")
 	rated := counter.MatchString(expression[:at[0]])
 	windows := []string{"[$__rate_interval]"}
 	if p.Type != "timeseries" {

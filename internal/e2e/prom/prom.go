@@ -122,7 +122,8 @@ func (c Config) document(t testing.TB) []byte {
 	if c.Interval > 0 {
 		every = c.Interval
 	}
-	document := object{"global": object{"scrape_interval": every.String(), "scrape_timeout": every.String(), "evaluation_interval": every.String()}}
+	document := object{"global": object{"scrape_interval": every.String(), "scrape_timeout": every.String(),
+		"evaluation_interval": every.String()}}
 	scrape := []any{}
 	for _, j := range c.Jobs {
 		job := object{"job_name": j.Name, "static_configs": []any{object{"targets": j.Targets}}}
@@ -142,7 +143,8 @@ func (c Config) document(t testing.TB) []byte {
 	}
 	document["rule_files"] = rules
 	if c.Alertmanager != "" {
-		document["alerting"] = object{"alertmanagers": []any{object{"static_configs": []any{object{"targets": []string{c.Alertmanager}}}}}}
+		document["alerting"] = object{
+			"alertmanagers": []any{object{"static_configs": []any{object{"targets": []string{c.Alertmanager}}}}}}
 	}
 	text, err := yaml.Marshal(document)
 	if err != nil {
@@ -197,7 +199,8 @@ func Check(t testing.TB, words ...string) {
 func (s *Server) AwaitUp(t testing.TB, job string, n int) {
 	t.Helper()
 	harness.Eventually(t, fmt.Sprintf("%d targets of job %s are up", n, job), func() string {
-		got, err := s.Query(t.Context(), fmt.Sprintf(`count(count_over_time(up{job=%q}[1m]) > 1 and up{job=%[1]q} == 1) or vector(0)`, job))
+		got, err := s.Query(t.Context(),
+			fmt.Sprintf(`count(count_over_time(up{job=%q}[1m]) > 1 and up{job=%[1]q} == 1) or vector(0)`, job))
 		switch {
 		case err != nil:
 			return err.Error()

@@ -31,12 +31,14 @@ func TestScrapesQueriesAndAlerts(t *testing.T) {
 	}))
 	t.Cleanup(target.Close)
 	rules := filepath.Join(t.TempDir(), "rules.yml")
-	if err := os.WriteFile(rules, []byte("groups:\n- name: orders\n  rules:\n  - alert: Many\n    expr: orders > 6\n"), 0o600); err != nil {
+	if err := os.WriteFile(rules, []byte("groups:\n- name: orders\n  rules:\n  - alert: Many\n    expr: orders > 6\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	Check(t, "check", "rules", rules)
 	address := strings.TrimPrefix(target.URL, "http://")
-	s := Start(t, Config{Jobs: []Job{{"relay", []string{address}, "a-token"}, {"stranger", []string{address}, ""}}, Rules: []string{rules}})
+	s := Start(t, Config{Jobs: []Job{{"relay", []string{address}, "a-token"}, {"stranger", []string{address}, ""}},
+		Rules: []string{rules}})
 	s.AwaitUp(t, "relay", 1)
 
 	ctx := t.Context()

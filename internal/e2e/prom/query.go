@@ -74,7 +74,8 @@ func (s *Server) Query(ctx context.Context, expression string) ([]Sample, error)
 // Series returns all series that a selector has had since a time.
 func (s *Server) Series(ctx context.Context, selector string, since time.Time) ([]map[string]string, error) {
 	var answer []map[string]string
-	err := s.ask(ctx, "/api/v1/series", url.Values{"match[]": {selector}, "start": {since.Format(time.RFC3339)}}, &answer)
+	err := s.ask(ctx, "/api/v1/series", url.Values{"match[]": {selector}, "start": {since.Format(time.RFC3339)}},
+		&answer)
 	return answer, err
 }
 

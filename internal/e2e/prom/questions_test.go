@@ -10,7 +10,8 @@ import (
 )
 
 var (
-	asked    = regexp.MustCompile("(?m)^\\*\\*([0-9]+\\. [^*]+\\?)\\*\\*[^`]*(?:`[^`\n]+`[^`]*)*\n\n```promql\n((?s:.*?))\n```$")
+	asked = regexp.MustCompile("(?m)^\\*\\*([0-9]+\\. [^*]+\\?)\\*\\*[^`]*(?:`[^`\n]+`[^`]*)*\n\n```promql\n" +
+		"((?s:.*?))\n```$")
 	space    = regexp.MustCompile(`\s+`)
 	matcher  = regexp.MustCompile(`\{job=~"\$job"\}|job=~"\$job", `)
 	sorted   = regexp.MustCompile(`^sort_desc\((.*)\)$`)
@@ -29,13 +30,15 @@ func TestEveryQuestionHasOneQueryAndOnePanel(t *testing.T) {
 	listed := asked.FindAllStringSubmatch(string(text), -1)
 	panels := Questions(t, root)
 	if len(listed) != 10 || len(panels) != 10 || strings.Count(string(text), "```promql") != 10 {
-		t.Fatalf("%d questions and %d panels, %d queries in all", len(listed), len(panels), strings.Count(string(text), "```promql"))
+		t.Fatalf("%d questions and %d panels, %d queries in all",
+			len(listed), len(panels), strings.Count(string(text), "```promql"))
 	}
 	for i, q := range listed {
 		query := sorted.ReplaceAllString(space.ReplaceAllString(strings.TrimSpace(q[2]), " "), "$1")
 		query = strings.NewReplacer("( ", "(", " )", ")").Replace(query)
 		shown := matcher.ReplaceAllString(panels[i].Targets[0].Expr, "")
-		if panels[i].Title != q[1] || !regexp.MustCompile(`^(`+regexp.QuoteMeta(query)+`|\(`+regexp.QuoteMeta(query)+`\))`+fallback).MatchString(shown) {
+		if panels[i].Title != q[1] || !regexp.MustCompile(`^(`+regexp.QuoteMeta(query)+`|\(`+regexp.QuoteMeta(query)+
+			`\))`+fallback).MatchString(shown) {
 			t.Errorf("the question %q is answered by\n%s\nand the panel %q by\n%s", q[1], query, panels[i].Title, shown)
 		}
 	}
@@ -48,15 +51,18 @@ var adds = map[string]string{
 	"audatex_relay_connections": "sum", "audatex_relay_unresolved_entries": "sum", "audatex_relay_shards_held": "sum",
 	"audatex_relay_reconciliation_orders_left": "sum",
 	// Each replica counts what goes through it.
-	"audatex_relay_attempts_under_way": "sum", "audatex_relay_attempts_limit": "sum", "audatex_relay_callbacks_waiting_for_attempts": "sum",
-	"audatex_relay_long_polls": "sum", "audatex_relay_nats_clients": "sum", "audatex_relay_listener_connections": "sum",
+	"audatex_relay_attempts_under_way": "sum", "audatex_relay_attempts_limit": "sum",
+	"audatex_relay_callbacks_waiting_for_attempts": "sum", "audatex_relay_long_polls": "sum",
+	"audatex_relay_nats_clients": "sum", "audatex_relay_listener_connections": "sum",
 	"audatex_relay_vendor_requests_waiting": "sum",
 	// All see the same thing, and one may be cut off from it.
-	"audatex_relay_members": "max", "audatex_relay_shards_without_owner": "min", "audatex_relay_store_bytes": "max", "audatex_relay_store_limit_bytes": "max",
-	"audatex_relay_disk_bytes": "min max", "audatex_relay_disk_free_bytes": "min", "audatex_relay_store_full_in_seconds": "min",
+	"audatex_relay_members": "max", "audatex_relay_shards_without_owner": "min", "audatex_relay_store_bytes": "max",
+	"audatex_relay_store_limit_bytes": "max", "audatex_relay_disk_bytes": "min max",
+	"audatex_relay_disk_free_bytes": "min", "audatex_relay_store_full_in_seconds": "min",
 	// The replica for which it is worst.
-	"audatex_relay_store_failing": "max", "audatex_relay_unresolved_oldest_age_seconds": "max", "audatex_relay_vendor_circuit_open": "max",
-	"audatex_relay_vendor_clock_skew_seconds": "max", "audatex_relay_vendor_budget_used_ratio": "max", "audatex_relay_vendor_rate_ratio": "min",
+	"audatex_relay_store_failing": "max", "audatex_relay_unresolved_oldest_age_seconds": "max",
+	"audatex_relay_vendor_circuit_open": "max", "audatex_relay_vendor_clock_skew_seconds": "max",
+	"audatex_relay_vendor_budget_used_ratio": "max", "audatex_relay_vendor_rate_ratio": "min",
 	"audatex_relay_callback_certificate_expires_seconds": "min", "audatex_relay_api_key_expires_seconds": "min",
 	// What is about a replica itself.
 	"audatex_relay_build_info": "max count", "up": "sum count",
@@ -69,7 +75,8 @@ func howItAdds(name string) (string, bool) {
 			return "sum", true
 		}
 	}
-	for _, owned := range []string{"audatex_relay_connection_", "audatex_relay_callback_", "audatex_relay_notifications_"} {
+	for _, owned := range []string{"audatex_relay_connection_", "audatex_relay_callback_",
+		"audatex_relay_notifications_"} {
 		if strings.HasPrefix(name, owned) && adds[name] == "" {
 			return "max", true
 		}
@@ -106,7 +113,9 @@ func TestPanelsAddReplicasUp(t *testing.T) {
 	for file, d := range Dashboards(t, root) {
 		for _, p := range d.Panels {
 			for _, target := range p.Targets {
-				expression := quoted.ReplaceAllStringFunc(target.Expr, func(s string) string { return strings.Repeat("_", len(s)) })
+				expression := quoted.ReplaceAllStringFunc(target.Expr, func(s string) string {
+					return strings.Repeat("_", len(s))
+				})
 				for _, at := range metric.FindAllStringIndex(expression, -1) {
 					name, by := expression[at[0]:at[1]], innermost(expression[:at[0]])
 					if joined.MatchString(expression[:at[0]]) {

@@ -20,8 +20,8 @@ type language struct {
 	install string
 	// build makes what commands need in a directory; nil if there is nothing to make.
 	build func(t *testing.T, dir string)
-	// commands returns the programs of the receiver, of which the first listens. Built is what build made things in, and
-	// data where the receiver may keep what it knows.
+	// commands returns the programs of the receiver, of which the first listens. Built is what build made things in,
+	// and data where the receiver may keep what it knows.
 	commands func(built, address, data string) [][]string
 	// feed returns the program that reads the feed. Next is the file in which it keeps where it is.
 	feed func(built, next string) []string
@@ -30,13 +30,15 @@ type language struct {
 var languages = []language{
 	{
 		name: "csharp", needs: []string{"mono", "mcs"},
-		install: "apt-get install --no-install-recommends mono-runtime mono-mcs libmono-system-runtime-serialization4.0-cil",
+		install: "apt-get install --no-install-recommends mono-runtime mono-mcs " +
+			"libmono-system-runtime-serialization4.0-cil",
 		build: func(t *testing.T, dir string) {
 			t.Helper()
 			// The language as the compiler that comes with Windows understands it.
 			for _, source := range []string{example("Receiver.cs"), pulling("Feed.cs")} {
 				out := filepath.Join(dir, strings.TrimSuffix(filepath.Base(source), ".cs")+".exe")
-				must(t, "mcs", "-langversion:5", "-warnaserror", "-r:System.Runtime.Serialization.dll", "-out:"+out, source)
+				must(t, "mcs", "-langversion:5", "-warnaserror",
+					"-r:System.Runtime.Serialization.dll", "-out:"+out, source)
 			}
 		},
 		commands: func(built, address, data string) [][]string {
@@ -49,7 +51,8 @@ var languages = []language{
 		build: func(t *testing.T, dir string) {
 			t.Helper()
 			for _, name := range []string{"receiver", "feed"} {
-				if err := harness.Build(t.Context(), filepath.Join("..", "..", ".."), "./examples/"+name, filepath.Join(dir, name)); err != nil {
+				if err := harness.Build(t.Context(), filepath.Join("..", "..", ".."), "./examples/"+name,
+					filepath.Join(dir, name)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -70,7 +73,8 @@ var languages = []language{
 		name: "php", needs: []string{"php"}, install: "apt-get install --no-install-recommends php-cli php-sqlite3",
 		build: func(t *testing.T, _ string) {
 			t.Helper()
-			if out, err := exec.CommandContext(t.Context(), "php", "-r", `exit(extension_loaded("pdo_sqlite") ? 0 : 1);`).CombinedOutput(); err != nil {
+			if out, err := exec.CommandContext(t.Context(), "php", "-r",
+				`exit(extension_loaded("pdo_sqlite") ? 0 : 1);`).CombinedOutput(); err != nil {
 				lacking(t, "php", "pdo_sqlite", "apt-get install --no-install-recommends php-sqlite3", out)
 			}
 		},
@@ -112,7 +116,8 @@ const wanted = "RELAY_RECEIVERS_WANTED"
 
 func lacking(t *testing.T, language, what, install string, said []byte) {
 	t.Helper()
-	message := fmt.Sprintf("the receiver in %s needs %s, which is not here: %s\n(.ci/run receivers gets everything that these tests need) %s",
+	message := fmt.Sprintf("the receiver in %s needs %s, which is not here: %s\n"+
+		"(.ci/run receivers gets everything that these tests need) %s",
 		language, what, install, said)
 	if os.Getenv(wanted) == "1" {
 		t.Fatal(message)

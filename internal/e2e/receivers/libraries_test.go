@@ -98,7 +98,8 @@ func byJavaScript(t *testing.T, secrets ...string) judged {
 	needJavaScript(t)
 	book := &harness.Logbook{}
 	env := []string{"PATH=" + os.Getenv("PATH"), library + "=" + os.Getenv(library)}
-	p := harness.StartProcess(t, "node", append([]string{filepath.Join("testdata", "library.mjs")}, secrets...), env, book)
+	p := harness.StartProcess(t, "node",
+		append([]string{filepath.Join("testdata", "library.mjs")}, secrets...), env, book)
 	j := judged{lines: func() []string { return strings.Split(strings.TrimSuffix(book.Printed(), "\n"), "\n") }}
 	harness.Eventually(t, "the JavaScript library's receiver listens", func() string {
 		select {
@@ -118,7 +119,8 @@ func byJavaScript(t *testing.T, secrets ...string) judged {
 // attempt is accepted, the second one too.
 func TestThePublicLibrariesAcceptDeliveries(t *testing.T) {
 	t.Parallel()
-	const older, newer = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwIA==", "whsec_dGhlIHNlY3JldCBhZnRlciBpdHMgcm90YXRpb24gLi4u"
+	const older, newer = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwIA==",
+		"whsec_dGhlIHNlY3JldCBhZnRlciBpdHMgcm90YXRpb24gLi4u"
 	w := newWorld(t)
 	for i, l := range []struct {
 		name string
@@ -128,14 +130,17 @@ func TestThePublicLibrariesAcceptDeliveries(t *testing.T) {
 			t.Parallel()
 			j := l.with(t, older, newer)
 			callback := "/v1/callbacks/library-" + l.name
-			w.api.Must(t, http.MethodPut, callback, map[string]any{"url": j.url, "secret": older, "sites": []string{languages[i].name}}, nil)
-			const refused = "o matching signature found" // JavaScript's begins with a capital letter, Go's has words before it
+			w.api.Must(t, http.MethodPut, callback,
+				map[string]any{"url": j.url, "secret": older, "sites": []string{languages[i].name}}, nil)
+			// JavaScript's begins with a capital letter, Go's has words before it
+			const refused = "o matching signature found"
 			order, err := w.sandbox.CreateOrder(vendorSite(i), sandbox.OrderOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			j.attempts(t, 1, "ok", refused)
-			w.api.Must(t, http.MethodPost, callback+"/rotate-secret", map[string]any{"secret": newer, "overlap": "1h"}, nil)
+			w.api.Must(t, http.MethodPost, callback+"/rotate-secret",
+				map[string]any{"secret": newer, "overlap": "1h"}, nil)
 			w.advance(t, order.ID)
 			j.attempts(t, 2, "ok", "ok")
 			w.endOlder(t, callback)
@@ -221,7 +226,8 @@ func TestTheLibrariesAcceptARetryTenMinutesLater(t *testing.T) {
 		defer s.Close()
 		for range 2 {
 			result := s.Send(t.Context(), sender.Request{
-				Callback: "libraries", URL: server.URL, EventID: "leeds-1", Body: []byte(`{"id":"leeds-1"}`), Secrets: []signature.Secret{secret},
+				Callback: "libraries", URL: server.URL, EventID: "leeds-1", Body: []byte(`{"id":"leeds-1"}`),
+				Secrets: []signature.Secret{secret},
 			})
 			if result.Status != http.StatusServiceUnavailable {
 				t.Fatalf("the attempt: %+v", result)
@@ -234,7 +240,8 @@ func TestTheLibrariesAcceptARetryTenMinutesLater(t *testing.T) {
 			attempts = append(attempts, a)
 			<-time.After(10 * time.Minute) // virtual
 		}
-		if got := verifyByGo(secret.Reveal(), attempts[0].Body, header(attempts[0])); !strings.Contains(got, "too old") {
+		if got := verifyByGo(secret.Reveal(), attempts[0].Body,
+			header(attempts[0])); !strings.Contains(got, "too old") {
 			t.Errorf("the first attempt's signature, much later: %s", got)
 		}
 	})

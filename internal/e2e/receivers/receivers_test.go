@@ -42,7 +42,8 @@ func newJourney(t *testing.T, w *world, p *program, site string) *journey {
 	const first = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwIA=="
 	p.start(first)
 	j.secret = first
-	w.api.Must(t, http.MethodPut, "/v1/callbacks/"+p.of.name, map[string]any{"url": p.url, "secret": first, "sites": []string{p.of.name}}, nil)
+	w.api.Must(t, http.MethodPut, "/v1/callbacks/"+p.of.name,
+		map[string]any{"url": p.url, "secret": first, "sites": []string{p.of.name}}, nil)
 	order, err := w.sandbox.CreateOrder(site, sandbox.OrderOptions{Reference: j.reference})
 	if err != nil {
 		t.Fatal(err)

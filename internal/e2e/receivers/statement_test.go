@@ -41,8 +41,10 @@ func TestTheStatementOfThePage(t *testing.T) {
 	if len(blocks) != 5 {
 		t.Fatalf("%d blocks of SQL", len(blocks))
 	}
-	out, err := exec.CommandContext(t.Context(), "python3", "-c", trial, string(blocks[0][1]), string(blocks[1][1]), string(blocks[4][1])).CombinedOutput()
-	if want := "1 0 0 1 0 ('a', '1768469924687151', 'newer')\n[]"; err != nil || strings.TrimSpace(string(out)) != want {
+	out, err := exec.CommandContext(t.Context(), "python3", "-c", trial, string(blocks[0][1]), string(blocks[1][1]),
+		string(blocks[4][1])).CombinedOutput()
+	if want := "1 0 0 1 0 ('a', '1768469924687151', 'newer')\n[]"; err != nil ||
+		strings.TrimSpace(string(out)) != want {
 		t.Errorf("%v: %s, want %s", err, out, want)
 	}
 }

@@ -123,19 +123,28 @@ func (j *journey) strangers() {
 			r.signature = func(right string) string { return "v1,bm90IHRoaXM= v1a,bm90IHRoaXM= garbage v1, " + right }
 		})},
 		{name: "four minutes late", want: 2, r: with(func(r *request) { r.late = 4 * time.Minute })},
-		{name: "an operational event", want: 2, r: made("r-1", `{"type":"audatex.relay.order-unresolved","site":"go","subject":"`+j.order+`","sequence":"9999999999999999","data":{}}`)},
-		{name: "a test", want: 2, r: made("t-1", strings.Replace(string(newest.body), `"specversion"`, `"test":true,"specversion"`, 1))},
+		{name: "an operational event", want: 2, r: made("r-1", `{"type":"audatex.relay.order-unresolved","site":"go",`+
+			`"subject":"`+j.order+`","sequence":"9999999999999999","data":{}}`)},
+		{name: "a test", want: 2,
+			r: made("t-1", strings.Replace(string(newest.body), `"specversion"`, `"test":true,"specversion"`, 1))},
 		{name: "a secret of somebody else", want: 401, r: with(func(r *request) { r.secret = stranger })},
 		{name: "another body", want: 401, r: with(func(r *request) { r.tamper = true })},
 		{name: "six minutes late", want: 401, r: with(func(r *request) { r.late = 6 * time.Minute })},
 		{name: "six minutes early", want: 401, r: with(func(r *request) { r.late = -6 * time.Minute })},
 		{name: "no signature", want: 401, r: with(func(r *request) { r.unsigned = true })},
-		{name: "an empty signature", want: 401, r: with(func(r *request) { r.signature = func(string) string { return "" } })},
-		{name: "half a signature", want: 401, r: with(func(r *request) { r.signature = func(right string) string { return right[:20] } })},
-		{name: "another version", want: 401, r: with(func(r *request) { r.signature = func(right string) string { return "v2" + right[2:] } })},
+		{name: "an empty signature", want: 401, r: with(func(r *request) {
+			r.signature = func(string) string { return "" }
+		})},
+		{name: "half a signature", want: 401, r: with(func(r *request) {
+			r.signature = func(right string) string { return right[:20] }
+		})},
+		{name: "another version", want: 401, r: with(func(r *request) {
+			r.signature = func(right string) string { return "v2" + right[2:] }
+		})},
 		{name: "no JSON", want: 400, r: made("n-1", "not JSON")},
 		{name: "no event", want: 400, r: made("n-2", `{"an":"object"}`)},
-		{name: "no sequence", want: 400, r: made("n-3", `{"type":"audatex.parts.order.updated","subject":"`+j.order+`"}`)},
+		{name: "no sequence", want: 400,
+			r: made("n-3", `{"type":"audatex.parts.order.updated","subject":"`+j.order+`"}`)},
 		{name: "another method", want: 405, r: with(func(r *request) { r.method = http.MethodPut })},
 		{name: "a body that is too large", want: 413, r: made("n-4", `"`+strings.Repeat("x", 16<<20)+`"`)},
 	} {

@@ -25,7 +25,8 @@ func run() error {
 		return err
 	}
 	flags := flag.NewFlagSet("nats-server", flag.ExitOnError)
-	opts, err := server.ConfigureOptions(flags, os.Args[1:], server.PrintServerAndExit, flags.Usage, server.PrintTLSHelpAndDie)
+	opts, err := server.ConfigureOptions(flags, os.Args[1:], server.PrintServerAndExit,
+		flags.Usage, server.PrintTLSHelpAndDie)
 	if err != nil {
 		return err
 	}
