@@ -13,7 +13,8 @@ func TestWaitsGrowUntilReset(t *testing.T) {
 	t.Parallel()
 	b := backoff.Backoff{Least: time.Second, Most: 5 * time.Second}
 	for range 2 {
-		for _, most := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second} {
+		for _, most := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second,
+			5 * time.Second, 5 * time.Second} {
 			if got := b.Next(); got < most/2 || got > most {
 				t.Errorf("%s, want between half of %s and all of it", got, most)
 			}

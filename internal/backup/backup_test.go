@@ -31,10 +31,12 @@ func TestEverythingComesBackAsItWas(t *testing.T) {
 		names = append(names, s.Name)
 	}
 	const logs = 4 // notifications, events, attempts, audit
-	if len(names) != logs+len(topology.Buckets) || names[len(names)-1] != "KV_relay_owners" || names[0] != "KV_relay_cursors" {
+	if len(names) != logs+len(topology.Buckets) || names[len(names)-1] != "KV_relay_owners" ||
+		names[0] != "KV_relay_cursors" {
 		t.Errorf("taken: %v", names)
 	}
-	if m.Sequence < 1<<50 || m.Formats != topology.Formats || len(m.Consents) != 1 || m.Consents[0].RefreshedAt.Hour() != 9 {
+	if m.Sequence < 1<<50 || m.Formats != topology.Formats || len(m.Consents) != 1 ||
+		m.Consents[0].RefreshedAt.Hour() != 9 {
 		t.Errorf("%+v", m)
 	}
 	private(t, dir)
@@ -56,7 +58,8 @@ func TestEverythingComesBackAsItWas(t *testing.T) {
 		}
 	}
 	s := to.open(t)
-	if cb, _, err := s.Callbacks.Get(t.Context(), "bms"); err != nil || cb.Secrets.URL != "https://bms.example/hooks?token=a-token-in-a-url" {
+	if cb, _, err := s.Callbacks.Get(t.Context(), "bms"); err != nil ||
+		cb.Secrets.URL != "https://bms.example/hooks?token=a-token-in-a-url" {
 		t.Errorf("%+v, %v", cb, err)
 	}
 	if token, _, err := s.Tokens.Token(t.Context(), "leeds"); err != nil || token.RefreshToken.Reveal() != "refresh" {
@@ -108,21 +111,25 @@ func TestWhatDoesNotFitIsNotRestored(t *testing.T) {
 		is         error
 		spoil      func(t *testing.T, to *world, dir string)
 	}{
-		{"another key", "needs the keys with fingerprint " + m.Keys, backup.ErrKeys, func(t *testing.T, to *world, _ string) {
-			*to = *at(t, to.nc, newKeys(t), table)
+		{"another key", "needs the keys with fingerprint " + m.Keys, backup.ErrKeys,
+			func(t *testing.T, to *world, _ string) {
+				*to = *at(t, to.nc, newKeys(t), table)
+			}},
+		{"another prefix", `of prefix "relay", not "other"`, nil, func(_ *testing.T, to *world, _ string) {
+			to.config.Topology.Prefix = "other"
 		}},
-		{"another prefix", `of prefix "relay", not "other"`, nil, func(_ *testing.T, to *world, _ string) { to.config.Topology.Prefix = "other" }},
-		{"a damaged file", "relay_events.snapshot of the backup is damaged", nil, func(t *testing.T, _ *world, dir string) {
-			file := filepath.Join(dir, "relay_events.snapshot")
-			raw, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			raw[len(raw)/2] ^= 1
-			if err := os.WriteFile(file, raw, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}},
+		{"a damaged file", "relay_events.snapshot of the backup is damaged", nil,
+			func(t *testing.T, _ *world, dir string) {
+				file := filepath.Join(dir, "relay_events.snapshot")
+				raw, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				raw[len(raw)/2] ^= 1
+				if err := os.WriteFile(file, raw, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}},
 		{"a missing file", "relay_inbox.snapshot", fs.ErrNotExist, func(t *testing.T, _ *world, dir string) {
 			if err := os.Remove(filepath.Join(dir, "relay_inbox.snapshot")); err != nil {
 				t.Fatal(err)
@@ -133,16 +140,18 @@ func TestWhatDoesNotFitIsNotRestored(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{"a newer release's", "formats version 9, this program knows up to version 1", topology.ErrNewer, func(t *testing.T, to *world, dir string) {
-			edit(t, to, dir, func(m *backup.Manifest) { m.Formats = 9 })
-		}},
+		{"a newer release's", "formats version 9, this program knows up to version 1", topology.ErrNewer,
+			func(t *testing.T, to *world, dir string) {
+				edit(t, to, dir, func(m *backup.Manifest) { m.Formats = 9 })
+			}},
 		{"an altered manifest", "they do not belong together", nil, func(t *testing.T, _ *world, dir string) {
 			file := filepath.Join(dir, "manifest.json")
 			raw, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(file, bytes.Replace(raw, []byte(`"sequence": `), []byte(`"sequence": 9`), 1), 0o600); err != nil {
+			if err := os.WriteFile(file, bytes.Replace(raw, []byte(`"sequence": `), []byte(`"sequence": 9`), 1),
+				0o600); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -153,14 +162,19 @@ func TestWhatDoesNotFitIsNotRestored(t *testing.T) {
 		}},
 		{"a stream less", "holds no relay_attempts", nil, func(t *testing.T, to *world, dir string) {
 			edit(t, to, dir, func(m *backup.Manifest) {
-				m.Streams = slices.DeleteFunc(m.Streams, func(s backup.Stream) bool { return s.Name == "relay_attempts" })
+				m.Streams = slices.DeleteFunc(m.Streams, func(s backup.Stream) bool {
+					return s.Name == "relay_attempts"
+				})
 			})
 		}},
-		{"numbers of no clock", "ahead of the clock, which cannot be", topology.ErrRefused, func(t *testing.T, to *world, dir string) {
-			edit(t, to, dir, func(m *backup.Manifest) { m.Sequence = 9795732089757821 })
-		}},
+		{"numbers of no clock", "ahead of the clock, which cannot be", topology.ErrRefused,
+			func(t *testing.T, to *world, dir string) {
+				edit(t, to, dir, func(m *backup.Manifest) { m.Sequence = 9795732089757821 })
+			}},
 		{"a file elsewhere", "outside its directory", nil, func(t *testing.T, to *world, dir string) {
-			edit(t, to, dir, func(m *backup.Manifest) { m.Streams[3].Snapshot.Name = "../" + m.Streams[3].Snapshot.Name })
+			edit(t, to, dir, func(m *backup.Manifest) {
+				m.Streams[3].Snapshot.Name = "../" + m.Streams[3].Snapshot.Name
+			})
 		}},
 		{"a clock behind it", "is before the backup was made", nil, func(_ *testing.T, to *world, _ string) {
 			to.config.Now = func() time.Time { return m.Ended.Add(-time.Second) }
@@ -207,7 +221,8 @@ func TestNothingIsOverwrittenUnasked(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
 	from, dir, _ := saved(t, keys)
-	if _, err := backup.Save(t.Context(), from.config, dir); err == nil || !strings.Contains(err.Error(), "is there already") {
+	if _, err := backup.Save(t.Context(), from.config, dir); err == nil ||
+		!strings.Contains(err.Error(), "is there already") {
 		t.Errorf("a backup was written over another: %v", err)
 	}
 
@@ -227,7 +242,8 @@ func TestNothingIsOverwrittenUnasked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := backup.Restore(t.Context(), to.config, dir, true); err == nil || !strings.Contains(err.Error(), "relays run on this store (member.a-1)") {
+	if _, err := backup.Restore(t.Context(), to.config, dir, true); err == nil ||
+		!strings.Contains(err.Error(), "relays run on this store (member.a-1)") {
 		t.Errorf("restored under a running relay: %v", err)
 	}
 	if n, _, err := signs.Pending(); n > 0 || err != nil {
@@ -262,7 +278,8 @@ func TestAKilledRestoreIsGoneOnWith(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Open(t.Context(), store.Config{Conn: to.nc, Topology: table, Sealer: to.config.Sealer, Log: to.config.Log}); !errors.Is(err, topology.ErrRestoring) {
+	if _, err := store.Open(t.Context(), store.Config{Conn: to.nc, Topology: table, Sealer: to.config.Sealer,
+		Log: to.config.Log}); !errors.Is(err, topology.ErrRestoring) {
 		t.Errorf("a relay on an empty store that is being restored: %v", err)
 	}
 	if err := dead.Change(t.Context(), 0); err != nil {
@@ -278,7 +295,8 @@ func TestAKilledRestoreIsGoneOnWith(t *testing.T) {
 		t.Errorf("the first is told %v", err)
 	}
 	// It was only suspended, and wakes up in the midst of deleting.
-	if err := backup.DeleteAll(t.Context(), to.js, dead, []string{"relay_inbox", "KV_relay_owners"}); !errors.Is(err, topology.ErrTakenOver) {
+	if err := backup.DeleteAll(t.Context(), to.js, dead,
+		[]string{"relay_inbox", "KV_relay_owners"}); !errors.Is(err, topology.ErrTakenOver) {
 		t.Errorf("the first deletes on: %v", err)
 	}
 	to.open(t)
@@ -349,7 +367,8 @@ func TestAFailedRestoreLeavesNothing(t *testing.T) {
 		t.Errorf("left behind: %v", all)
 	}
 	// Now it is seen before anything is made or deleted.
-	if _, err := backup.Restore(t.Context(), to.config, dir, true); !errors.Is(err, topology.ErrForeign) || !strings.Contains(err.Error(), "stream theirs") {
+	if _, err := backup.Restore(t.Context(), to.config, dir, true); !errors.Is(err, topology.ErrForeign) ||
+		!strings.Contains(err.Error(), "stream theirs") {
 		t.Errorf("%v", err)
 	}
 	if all := names(t, to.js); len(all) != 1 {
@@ -371,7 +390,8 @@ func TestAFailedRestoreKeepsItsSignWhereAnotherHasMadeStreams(t *testing.T) {
 	asked := 0
 	to.config.Now = func() time.Time {
 		if asked++; asked == 2 { // the first stream is there, those of the logs are not
-			for _, s := range []jetstream.StreamConfig{{Name: "theirs", Subjects: []string{"relay.inbox.>"}}, another.CachedInfo().Config} {
+			for _, s := range []jetstream.StreamConfig{{Name: "theirs", Subjects: []string{"relay.inbox.>"}},
+				another.CachedInfo().Config} {
 				if _, err := to.js.CreateStream(t.Context(), s); err != nil {
 					t.Error(err)
 				}
@@ -379,7 +399,8 @@ func TestAFailedRestoreKeepsItsSignWhereAnotherHasMadeStreams(t *testing.T) {
 		}
 		return time.Now()
 	}
-	if _, err := backup.Restore(t.Context(), to.config, dir, false); err == nil || !strings.Contains(err.Error(), "no relay starts on it") {
+	if _, err := backup.Restore(t.Context(), to.config, dir, false); err == nil ||
+		!strings.Contains(err.Error(), "no relay starts on it") {
 		t.Errorf("%v", err)
 	}
 	if err := to.js.DeleteStream(t.Context(), "theirs"); err != nil {

@@ -28,7 +28,8 @@ func whole(path string) error {
 	}
 	defer func() { _ = f.Close() }()
 	plain := bufio.NewReader(s2.NewReader(f))
-	if magic, _ := plain.Peek(len(archive.MagicBytes)); string(magic) == archive.MagicBytes { // less than that is neither
+	// less than that is neither
+	if magic, _ := plain.Peek(len(archive.MagicBytes)); string(magic) == archive.MagicBytes {
 		err = wholeArchive(archive.NewReader(plain))
 	} else {
 		err = wholeTar(tar.NewReader(plain))
@@ -82,7 +83,8 @@ func (a *scratchServer) describe(ctx context.Context, c Config, m *Manifest) err
 		return err
 	}
 	m.Formats = mark.Formats
-	s, err := store.Open(ctx, store.Config{Conn: a.nc, Topology: table, Sealer: c.Sealer, Log: slog.New(slog.DiscardHandler)})
+	s, err := store.Open(ctx,
+		store.Config{Conn: a.nc, Topology: table, Sealer: c.Sealer, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return fmt.Errorf("open what was taken: %w", err)
 	}
@@ -111,7 +113,8 @@ func (a *scratchServer) describe(ctx context.Context, c Config, m *Manifest) err
 	}
 	slices.SortFunc(m.Consents, func(a, b Consent) int { return strings.Compare(a.Connection, b.Connection) })
 	if opened == 0 && shut > 0 {
-		return fmt.Errorf("%w: they open none of the %d secrets in the store. Give those that the relay runs with (RELAY_ENCRYPTION_KEYS)", ErrKeys, shut)
+		return fmt.Errorf("%w: they open none of the %d secrets in the store. Give those that the relay runs with "+
+			"(RELAY_ENCRYPTION_KEYS)", ErrKeys, shut)
 	}
 	orders, err := s.Orders.All(ctx, "", func(string, error) {})
 	if err != nil {

@@ -88,8 +88,10 @@ func ReadManifest(dir string) (Manifest, error) {
 		return m, fmt.Errorf("read %s of the backup: %w", manifestFile, err)
 	}
 	if m.Version != manifestVersion {
-		return m, fmt.Errorf("the backup's manifest is of version %d, this program reads version %d: restore with the release that made it (%s)",
-			m.Version, manifestVersion, m.Release)
+		return m,
+			fmt.Errorf("the backup's manifest is of version %d, this program reads version %d: restore with the "+
+				"release that made it (%s)",
+				m.Version, manifestVersion, m.Release)
 	}
 	m.place = proofPlace(raw)
 	if m.proof, err = os.ReadFile(filepath.Join(dir, proofFile)); err != nil {
@@ -134,7 +136,8 @@ func (f File) verify(dir string) error {
 		return fmt.Errorf("read the backup: %w", err)
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); size != f.Size || got != f.SHA256 {
-		return fmt.Errorf("%s of the backup is damaged: %d bytes with sha256 %s, not %d with %s", f.Name, size, got, f.Size, f.SHA256)
+		return fmt.Errorf("%s of the backup is damaged: %d bytes with sha256 %s, not %d with %s",
+			f.Name, size, got, f.Size, f.SHA256)
 	}
 	return nil
 }
@@ -154,7 +157,8 @@ func (m Manifest) write(dir string, keys *store.Sealer) error {
 		name string
 		raw  []byte
 	}{{proofFile, proof}, {manifestFile, raw}} {
-		if _, err := writeFile(dir, part.name, func(w io.Writer) error { _, err := w.Write(part.raw); return err }); err != nil {
+		if _, err := writeFile(dir, part.name,
+			func(w io.Writer) error { _, err := w.Write(part.raw); return err }); err != nil {
 			return fmt.Errorf("write %s: %w", part.name, err)
 		}
 	}

@@ -36,7 +36,8 @@ func (p *publishing) open() {
 		p.t.Fatal(err)
 	}
 	p.p = publisher.New(publisher.Config{
-		Store: s, Log: p.w.config.Log, Now: func() time.Time { return p.now }, Ahead: time.Duration(mark.Ahead) * time.Microsecond,
+		Store: s, Log: p.w.config.Log, Now: func() time.Time { return p.now },
+		Ahead: time.Duration(mark.Ahead) * time.Microsecond,
 	})
 }
 
@@ -49,17 +50,20 @@ func (p *publishing) publish(what string, n int) {
 		p.now = p.now.Add(time.Microsecond)
 		for o := range 3 {
 			at := time.Now().UTC()
-			notification := relay.Received{Connection: "leeds", Seq: uint64(i + 1), Info: relay.NotificationInfo{Topic: "PARTS.ORDER.UPDATED", ReceivedAt: at}}
+			notification := relay.Received{Connection: "leeds", Seq: uint64(i + 1),
+				Info: relay.NotificationInfo{Topic: "PARTS.ORDER.UPDATED", ReceivedAt: at}}
 			standing, err := p.p.Begin(ctx, "leeds", uuid(o), []relay.Received{notification})
 			if err != nil {
 				p.t.Fatal(err)
 			}
 			standing.Waiting = []relay.Received{notification}
-			if outcome, err := p.p.Publish(ctx, standing, relay.Snapshot{Order: fmt.Appendf(nil, `{"Status":"%s %d"}`, what, i), ReadAt: at}); err != nil {
+			if outcome, err := p.p.Publish(ctx, standing,
+				relay.Snapshot{Order: fmt.Appendf(nil, `{"Status":"%s %d"}`, what, i), ReadAt: at}); err != nil {
 				p.t.Fatal(outcome, err)
 			}
 		}
-		if err := p.p.Operational(ctx, relay.NoSite, relay.KindGapSuspected, "leeds", fmt.Sprintf("%s %d", what, i), nil); err != nil {
+		if err := p.p.Operational(ctx, relay.NoSite, relay.KindGapSuspected, "leeds",
+			fmt.Sprintf("%s %d", what, i), nil); err != nil {
 			p.t.Fatal(err)
 		}
 	}
@@ -91,8 +95,9 @@ func TestNoEventIDComesAgainAfterARestore(t *testing.T) {
 	t.Parallel()
 	keys := newKeys(t)
 	for _, c := range []struct {
-		name               string
-		published, resumed time.Duration // how the clocks stand to the true time, after the backup and after the restore
+		name string
+		// how the clocks stand to the true time, after the backup and after the restore
+		published, resumed time.Duration
 	}{
 		{"good clocks", 0, 0},
 		{"the relay's clock was fast", 50 * time.Minute, 0},
@@ -205,13 +210,15 @@ func TestNumbersRunOnAfterARestoreThatFailed(t *testing.T) {
 	asked, good := 0, w.config.Now
 	w.config.Now = func() time.Time {
 		if asked++; asked == 2 {
-			if _, err := w.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "theirs", Subjects: []string{"relay.inbox.>"}}); err != nil {
+			if _, err := w.js.CreateStream(t.Context(),
+				jetstream.StreamConfig{Name: "theirs", Subjects: []string{"relay.inbox.>"}}); err != nil {
 				t.Error(err)
 			}
 		}
 		return time.Now()
 	}
-	if _, err := backup.Restore(t.Context(), w.config, dir, true); err == nil || !strings.Contains(err.Error(), "no relay starts until a restore ends well") {
+	if _, err := backup.Restore(t.Context(), w.config, dir, true); err == nil ||
+		!strings.Contains(err.Error(), "no relay starts until a restore ends well") {
 		t.Errorf("the restore answers %v", err)
 	}
 	w.config.Now = good

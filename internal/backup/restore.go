@@ -18,10 +18,9 @@ import (
 // ErrNotEmpty reports that there is something in the store already.
 var ErrNotEmpty = errors.New("the store is not empty")
 
-// ahead is how much further the numbers of events run ahead of the clock after each restore. Events
-// that were published after the backup and lost with the store had numbers from the clocks of that
-// time, or one above the order's last. None of them is given out again as long as those clocks did
-// not differ from the present one by more than this.
+// ahead is how much further the numbers of events run ahead of the clock after each restore. Events that were published
+// after the backup and lost with the store had numbers from the clocks of that time, or one above the order's last.
+// None of them is given out again as long as those clocks did not differ from the present one by more than this.
 const ahead = time.Hour
 
 const (
@@ -31,14 +30,12 @@ const (
 	nameAgain     = 250 * time.Millisecond
 )
 
-// codeNameInUse is JetStream's error code for a restore of a stream that is there (nats.go has no
-// name for it).
+// codeNameInUse is JetStream's error code for a restore of a stream that is there (nats.go has no name for it).
 const codeNameInUse = 10130
 
-// Restore restores a backup. The store must be empty but for what a relay's first start makes; with
-// replace it is emptied before. No relay may run on it. None starts while the restore is under way,
-// or after one that failed and has deleted what was there. Nothing is touched before the backup has
-// been read through and the keys were found to fit.
+// Restore restores a backup. The store must be empty but for what a relay's first start makes; with replace it is
+// emptied before. No relay may run on it. None starts while the restore is under way, or after one that failed and has
+// deleted what was there. Nothing is touched before the backup has been read through and the keys were found to fit.
 func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest, error) {
 	m, err := ReadManifest(dir)
 	if err != nil {
@@ -94,7 +91,9 @@ func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest,
 	}
 	switch {
 	case undo != nil:
-		return m, fmt.Errorf("%w; and what was restored could not be removed again (%w): no relay starts on it, run restore again with --replace", err, undo)
+		return m,
+			fmt.Errorf("%w; and what was restored could not be removed again (%w): no relay starts on it, run "+
+				"restore again with --replace", err, undo)
 	case replaced: // a relay on an empty store would give out numbers of events a second time
 		return m, fmt.Errorf("%w; what was restored has been removed again, and what was there before is deleted: "+
 			"no relay starts until a restore ends well, run it again with --replace", err)
@@ -102,8 +101,7 @@ func Restore(ctx context.Context, c Config, dir string, replace bool) (Manifest,
 	return m, fmt.Errorf("%w; what was restored has been removed again", err)
 }
 
-// undone undoes steps, until one fails, with time of their own: the usual reason for it is that ctx
-// ended.
+// undone undoes steps, until one fails, with time of their own: the usual reason for it is that ctx ended.
 func undone(ctx context.Context, steps ...func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
@@ -118,11 +116,13 @@ func undone(ctx context.Context, steps ...func(context.Context) error) error {
 // suits returns an error if a backup must not be restored here, nil if it may.
 func (c Config) suits(m Manifest) error {
 	if m.Prefix != c.Topology.Prefix {
-		return fmt.Errorf("the backup is of prefix %q, not %q: its streams keep their names, so set RELAY_NATS_PREFIX to it", m.Prefix, c.Topology.Prefix)
+		return fmt.Errorf("the backup is of prefix %q, not %q: its streams keep their names, so set "+
+			"RELAY_NATS_PREFIX to it", m.Prefix, c.Topology.Prefix)
 	}
 	if err := c.Sealer.CheckProof(m.place, m.proof); err != nil {
 		if m.Keys == c.Fingerprint {
-			return fmt.Errorf("%s or %s of the backup is damaged: they do not belong together: %w", manifestFile, proofFile, err)
+			return fmt.Errorf("%s or %s of the backup is damaged: they do not belong together: %w",
+				manifestFile, proofFile, err)
 		}
 		return fmt.Errorf("%w: the backup needs the keys with fingerprint %s, those given have %s. "+
 			"Set RELAY_ENCRYPTION_KEYS, or put the key file beside the data: %w",
@@ -132,14 +132,16 @@ func (c Config) suits(m Manifest) error {
 		return fmt.Errorf("the backup cannot be used by this release: %w", err)
 	}
 	if now := c.now(); now.Before(m.Ended) {
-		return fmt.Errorf("this machine's clock says %s, which is before the backup was made (%s): set the clock; the numbers of events come from it",
+		return fmt.Errorf("this machine's clock says %s, which is before the backup was made (%s): set the clock; "+
+			"the numbers of events come from it",
 			now.Format(time.RFC3339), m.Ended.Format(time.RFC3339))
 	}
 	want := order(c.Topology)
 	var have []string
 	for _, s := range m.Streams {
 		if !slices.Contains(want, s.Name) {
-			return fmt.Errorf("the backup holds stream %s, which this release does not know: restore with the release that made it (%s)", s.Name, m.Release)
+			return fmt.Errorf("the backup holds stream %s, which this release does not know: restore with the "+
+				"release that made it (%s)", s.Name, m.Release)
 		}
 		have = append(have, s.Name)
 	}
@@ -151,10 +153,9 @@ func (c Config) suits(m Manifest) error {
 	return nil
 }
 
-// aheadOf returns how far numbers of events, in microseconds, must run ahead of the clock after a
-// backup is restored, as far as the backup and the caller know. It counts from the backup's time,
-// not the present: so the numbers after a second restore of the same backup are above those after
-// the first.
+// aheadOf returns how far numbers of events, in microseconds, must run ahead of the clock after a backup is restored,
+// as far as the backup and the caller know. It counts from the backup's time, not the present: so the numbers after a
+// second restore of the same backup are above those after the first.
 func (c Config) aheadOf(m Manifest) int64 {
 	return max(int64(m.Sequence)-m.Ended.UnixMicro(), c.Ahead.Microseconds(), 0)
 }
@@ -171,8 +172,7 @@ func (c Config) idle(ctx context.Context, js jetstream.JetStream) error {
 	return nil
 }
 
-// remains is what a restore finds: the streams that must be deleted, what is in them, and the mark
-// that goes with them.
+// remains is what a restore finds: the streams that must be deleted, what is in them, and the mark that goes with them.
 type remains struct {
 	streams  []string
 	messages uint64 // but for those of relay_owners, which is never empty
@@ -207,15 +207,18 @@ func (c Config) look(ctx context.Context, js jetstream.JetStream, replace bool) 
 		}
 	}
 	if there.messages > 0 && !replace {
-		return there, fmt.Errorf("%w: it holds %d messages. Restore into an empty one, or say --replace to delete what is there (take a backup of it first)",
-			ErrNotEmpty, there.messages)
+		return there,
+			fmt.Errorf("%w: it holds %d messages. Restore into an empty one, or say --replace to delete what is "+
+				"there (take a backup of it first)",
+				ErrNotEmpty, there.messages)
 	}
 	return there, nil
 }
 
-// putAll restores every stream, relay_owners first, for as long as the sign is ours. It returns
-// what was made.
-func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, m Manifest, sign *topology.Restoring) (made []string, err error) {
+// putAll restores every stream, relay_owners first, for as long as the sign is ours. It returns what was made.
+func (c Config) putAll(
+	ctx context.Context, js jetstream.JetStream, dir string, m Manifest, sign *topology.Restoring,
+) (made []string, err error) {
 	streams := slices.Clone(m.Streams)
 	slices.Reverse(streams) // owners were taken last
 	for _, s := range streams {
@@ -232,7 +235,8 @@ func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, 
 			return made, err
 		}
 		// What is older than the retention goes at once; nothing else may be missing.
-		if state.LastSeq < s.LastSeq || state.Messages < s.Messages && state.FirstSeq <= s.FirstSeq && config.MaxAge == 0 && !config.AllowMsgTTL {
+		if state.LastSeq < s.LastSeq ||
+			state.Messages < s.Messages && state.FirstSeq <= s.FirstSeq && config.MaxAge == 0 && !config.AllowMsgTTL {
 			return made, fmt.Errorf("stream %s holds %d messages up to %d after the restore, not %d up to %d",
 				s.Name, state.Messages, state.LastSeq, s.Messages, s.LastSeq)
 		}
@@ -246,16 +250,17 @@ func (c Config) putAll(ctx context.Context, js jetstream.JetStream, dir string, 
 // put restores one stream. Servers that were restoring it when that was cut off still have its name
 // for some seconds, and may then make an empty stream of it, or one of half its messages.
 func (c Config) put(
-	ctx context.Context, js jetstream.JetStream, dir string, s Stream, config jetstream.StreamConfig, sign *topology.Restoring,
+	ctx context.Context, js jetstream.JetStream, dir string, s Stream, config jetstream.StreamConfig,
+	sign *topology.Restoring,
 ) (streamState, error) {
 	state, err := put(ctx, js, dir, s, config)
 	for began := time.Now(); nameInUse(err) && time.Since(began) < nameFreeAfter; {
 		if !backoff.Sleep(ctx, nameAgain) {
 			return state, err
 		}
-		// A stream that is just being made, or deleted, may have no server yet that responds for
-		// it.
-		if left := c.clear(ctx, js, s.Name, sign); left != nil && (ctx.Err() != nil || !errors.Is(left, context.DeadlineExceeded)) {
+		// A stream that is just being made, or deleted, may have no server yet that responds for it.
+		if left := c.clear(ctx, js, s.Name, sign); left != nil &&
+			(ctx.Err() != nil || !errors.Is(left, context.DeadlineExceeded)) {
 			return state, errors.Join(left, err)
 		}
 		state, err = put(ctx, js, dir, s, config)
@@ -285,7 +290,9 @@ func nameInUse(err error) bool {
 
 // finish sets where the numbers of events continue, and opens the store to relays. It returns how
 // far ahead of the clock that is.
-func (c Config) finish(ctx context.Context, js jetstream.JetStream, m Manifest, sign *topology.Restoring) (time.Duration, error) {
+func (c Config) finish(
+	ctx context.Context, js jetstream.JetStream, m Manifest, sign *topology.Restoring,
+) (time.Duration, error) {
 	if err := sign.Ours(ctx); err != nil {
 		return 0, err
 	}

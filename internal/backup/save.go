@@ -52,7 +52,8 @@ var ErrKeys = errors.New("the encryption keys do not fit")
 func order(t topology.Topology) []string {
 	bucket := func(b topology.BucketName) string { return "KV_" + t.Bucket(b) }
 	names := []string{
-		bucket(topology.Cursors), bucket(topology.Lanes), bucket(topology.Replays), bucket(topology.Orders), bucket(topology.Open),
+		bucket(topology.Cursors), bucket(topology.Lanes), bucket(topology.Replays), bucket(topology.Orders),
+		bucket(topology.Open),
 		bucket(topology.Unresolved),
 		bucket(topology.Polls), t.Attempts(), t.Events(), t.Inbox(), t.Audit(),
 		bucket(topology.Callbacks), bucket(topology.Uses), bucket(topology.Clients), bucket(topology.Consents),
@@ -101,7 +102,8 @@ func save(ctx context.Context, c Config, dir string) (Manifest, error) {
 	if err := mark.Refuse(c.Topology.Version()); err != nil {
 		return Manifest{}, err
 	}
-	m := Manifest{Version: manifestVersion, Release: c.Release, Prefix: c.Topology.Prefix, Began: c.now(), Keys: c.Fingerprint}
+	m := Manifest{Version: manifestVersion, Release: c.Release, Prefix: c.Topology.Prefix,
+		Began: c.now(), Keys: c.Fingerprint}
 
 	aside, err := startScratch(filepath.Join(dir, "aside"), c.now)
 	if err != nil {
@@ -241,7 +243,9 @@ func ignoreMissing(err error) error {
 }
 
 // put restores one file of a backup.
-func put(ctx context.Context, js jetstream.JetStream, dir string, s Stream, config jetstream.StreamConfig) (streamState, error) {
+func put(
+	ctx context.Context, js jetstream.JetStream, dir string, s Stream, config jetstream.StreamConfig,
+) (streamState, error) {
 	f, err := os.Open(filepath.Join(dir, s.Snapshot.Name))
 	if err != nil {
 		return streamState{}, fmt.Errorf("read the backup: %w", err)

@@ -74,13 +74,15 @@ func TestSubjectsOfALargeBucketAreAllListed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "large", Subjects: []string{"k.*"}, Storage: jetstream.MemoryStorage, MaxMsgsPerSubject: 1})
+	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "large", Subjects: []string{"k.*"},
+		Storage: jetstream.MemoryStorage, MaxMsgsPerSubject: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	keys := natstest.Long(2_000, 101_500) // the rules of paging are tried above, on any number of pages
 	for n := range keys {
-		if err := nc.Publish(fmt.Sprint("k.", n), nil); err != nil { // a hundred thousand acknowledgements would cost as much again
+		// a hundred thousand acknowledgements would cost as much again
+		if err := nc.Publish(fmt.Sprint("k.", n), nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -46,7 +46,8 @@ func (e entry) message() *nats.Msg {
 	m := &nats.Msg{Subject: e.Subject, Header: nats.Header{}, Data: e.Data}
 	for key, values := range e.Header {
 		switch key {
-		case jetstream.ExpectedLastSeqHeader, jetstream.ExpectedLastSubjSeqHeader, jetstream.ExpectedLastSubjSeqSubjHeader, jetstream.ExpectedStreamHeader,
+		case jetstream.ExpectedLastSeqHeader, jetstream.ExpectedLastSubjSeqHeader,
+			jetstream.ExpectedLastSubjSeqSubjHeader, jetstream.ExpectedStreamHeader,
 			jetstream.ExpectedLastMsgIDHeader, jetstream.MsgIDHeader:
 		default:
 			m.Header[key] = values
@@ -125,7 +126,8 @@ func subjects(ctx context.Context, js jetstream.JetStream, name string) (map[str
 	defer cancel()
 	found, err := listSubjects(subjectsOverlap, func(offset int) (subjectsPage, error) {
 		var page subjectsPage
-		err := callWithin(ctx, subjectsTimeout, js, "STREAM.INFO."+name, map[string]any{"subjects_filter": ">", "offset": offset}, &page)
+		err := callWithin(ctx, subjectsTimeout, js, "STREAM.INFO."+name,
+			map[string]any{"subjects_filter": ">", "offset": offset}, &page)
 		return page, err
 	})
 	if err != nil {

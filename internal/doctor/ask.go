@@ -41,10 +41,13 @@ func Ask(ctx context.Context, address, token string) (Report, error) {
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
 	transport := &http.Transport{ // no proxy: the token is for the relay alone
-		DialContext: (&net.Dialer{Timeout: connectMost}).DialContext, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10,
-		TLSHandshakeTimeout: connectMost,
+		DialContext: (&net.Dialer{Timeout: connectMost}).DialContext, DisableKeepAlives: true,
+		MaxResponseHeaderBytes: 64 << 10,
+		TLSHandshakeTimeout:    connectMost,
 	}
-	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse
+	}}
 	res, err := client.Do(req)
 	if err != nil {
 		return Report{}, unreachable(address, err)
@@ -53,7 +56,8 @@ func Ask(ctx context.Context, address, token string) (Report, error) {
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxReport+1))
 	switch {
 	case err != nil:
-		return Report{}, &AskError{true, "the answer at " + address + " did not come to its end", "ask again; if it stays so, look what listens there"}
+		return Report{}, &AskError{true, "the answer at " + address + " did not come to its end",
+			"ask again; if it stays so, look what listens there"}
 	case res.StatusCode != http.StatusOK:
 		return Report{}, refused(address, res.StatusCode)
 	}
@@ -65,33 +69,41 @@ func unreachable(address string, err error) *AskError {
 	var network *net.OpError
 	switch {
 	case errors.As(err, &network) && network.Op == "dial":
-		return &AskError{false, "no relay answers at " + address, "start it; if it listens elsewhere, give its address with --url"}
+		return &AskError{false, "no relay answers at " + address,
+			"start it; if it listens elsewhere, give its address with --url"}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &AskError{true, fmt.Sprintf("what listens at %s does not answer within %s", address, askLimit),
 			"look at the relay's log; if it is no relay, give the relay's address with --url"}
 	}
-	return &AskError{true, "what listens at " + address + " does not answer in HTTP", "give the relay's address with --url; https:// if TLS is before it"}
+	return &AskError{true, "what listens at " + address + " does not answer in HTTP",
+		"give the relay's address with --url; https:// if TLS is before it"}
 }
 
 func refused(address string, status int) *AskError {
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return &AskError{true, "the relay at " + address + " refuses the admin token", "run it with the RELAY_ADMIN_TOKEN or RELAY_ADMIN_TOKENS of the relay"}
+		return &AskError{true, "the relay at " + address + " refuses the admin token",
+			"run it with the RELAY_ADMIN_TOKEN or RELAY_ADMIN_TOKENS of the relay"}
 	case http.StatusNotFound:
-		return &AskError{true, "what answers at " + address + " has no GET /v1/doctor", "give the relay's address with --url; an older relay must be upgraded"}
+		return &AskError{true, "what answers at " + address + " has no GET /v1/doctor",
+			"give the relay's address with --url; an older relay must be upgraded"}
 	case http.StatusTooManyRequests:
-		return &AskError{true, "the relay at " + address + " is being examined already, or has too many callers", "ask again in half a minute"}
+		return &AskError{true, "the relay at " + address + " is being examined already, or has too many callers",
+			"ask again in half a minute"}
 	case http.StatusServiceUnavailable:
-		return &AskError{true, "the relay at " + address + " is not ready", "GET /readyz and its log say what it waits for"}
+		return &AskError{true, "the relay at " + address + " is not ready",
+			"GET /readyz and its log say what it waits for"}
 	}
-	return &AskError{true, fmt.Sprintf("what answers at %s refuses with %d", address, status), "look at the relay's log"}
+	return &AskError{true, fmt.Sprintf("what answers at %s refuses with %d", address, status),
+		"look at the relay's log"}
 }
 
 // read reads a report as one of a stranger.
 func read(address string, body []byte) (Report, error) {
 	var r Report
 	if err := json.Unmarshal(body, &r); err != nil || len(body) > maxReport || len(r.Checks) == 0 {
-		return Report{}, &AskError{true, "what answers at " + address + " is no relay: its report cannot be read", "give the relay's address with --url"}
+		return Report{}, &AskError{true, "what answers at " + address + " is no relay: its report cannot be read",
+			"give the relay's address with --url"}
 	}
 	r.Version, r.Replica = printable(r.Version), printable(r.Replica)
 	for i, c := range r.Checks {

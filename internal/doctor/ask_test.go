@@ -29,11 +29,15 @@ func TestWhoAnswersMayBeAnybody(t *testing.T) {
 		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, thief.URL, http.StatusTemporaryRedirect)
 		}, "refuses with 307"},
-		"a page":         {func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, "<html>") }, "is no relay"},
-		"another JSON":   {func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, `{"status":"ok"}`) }, "is no relay"},
-		"no permission":  {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }, "refuses the admin token"},
+		"a page": {func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, "<html>") },
+			"is no relay"},
+		"another JSON": {func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, `{"status":"ok"}`) },
+			"is no relay"},
+		"no permission": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) },
+			"refuses the admin token"},
 		"an older relay": {http.NotFound, "has no GET /v1/doctor"},
-		"a busy relay":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTooManyRequests) }, "examined already"},
+		"a busy relay": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTooManyRequests) },
+			"examined already"},
 		"an endless answer": {func(w http.ResponseWriter, _ *http.Request) {
 			for {
 				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
@@ -73,7 +77,8 @@ func TestAHangingServerIsLeft(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	var why *AskError
-	if _, err = Ask(ctx, "http://"+listener.Addr().String(), token); !errors.As(err, &why) || !why.Running || !strings.Contains(why.Finding, "does not answer within") {
+	if _, err = Ask(ctx, "http://"+listener.Addr().String(), token); !errors.As(err, &why) || !why.Running ||
+		!strings.Contains(why.Finding, "does not answer within") {
 		t.Errorf("%+v", err)
 	}
 	_ = listener.Close()
@@ -86,7 +91,8 @@ func TestAHangingServerIsLeft(t *testing.T) {
 func TestNothingOfAStrangerReachesATerminal(t *testing.T) {
 	t.Parallel()
 	hostile := Report{Version: "\x1b[2J", Replica: strings.Repeat("x", 10_000), Checks: []Check{
-		{Area: Area("\x1b]0;" + "title\x07"), Subject: "\r\nok  all: fine", State: "\x1b[31m", Finding: "a\x1b[31mb\u202e", Remedy: "rm\x00"},
+		{Area: Area("\x1b]0;" + "title\x07"), Subject: "\r\nok  all: fine", State: "\x1b[31m",
+			Finding: "a\x1b[31mb\u202e", Remedy: "rm\x00"},
 	}}
 	raw, err := json.Marshal(hostile)
 	if err != nil {
@@ -102,7 +108,8 @@ func TestNothingOfAStrangerReachesATerminal(t *testing.T) {
 	if err := r.Write(&out); err != nil {
 		t.Fatal(err)
 	}
-	if strings.ContainsAny(out.String(), "\x1b\x00\x07\r\u202e") || len(out.String()) > 3000 || strings.Count(out.String(), "\n") != 3 {
+	if strings.ContainsAny(out.String(), "\x1b\x00\x07\r\u202e") || len(out.String()) > 3000 ||
+		strings.Count(out.String(), "\n") != 3 {
 		t.Errorf("%q", out.String())
 	}
 	if r.Finish(); !r.Sick(false) || !r.Sick(true) { // nor is one lost of whose area only a newer relay knows
@@ -115,7 +122,8 @@ func TestAReportIsBounded(t *testing.T) {
 	t.Parallel()
 	var r Report
 	for i := range 3 * most {
-		r.Add(Wrong(Callbacks, fmt.Sprint(i), "it fails", "tell its operator"), Fine(Connections, fmt.Sprint(i), "it is well"))
+		r.Add(Wrong(Callbacks, fmt.Sprint(i), "it fails", "tell its operator"),
+			Fine(Connections, fmt.Sprint(i), "it is well"))
 	}
 	r.Add(Wrong(Storage, "", "full", "make room"))
 	r.Finish()

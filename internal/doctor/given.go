@@ -26,7 +26,8 @@ func Directory(dir string, keys, reached bool) []Check {
 	checks := []Check{DiskRoom(dir)}
 	const write, execute = 2, 1 // of access(2)
 	if err := syscall.Access(dir, write|execute); err != nil {
-		checks = append(checks, Wrong(Storage, "", fmt.Sprintf("%s cannot be written: %v", dir, err), "give it to the user that the relay runs as"))
+		checks = append(checks, Wrong(Storage, "", fmt.Sprintf("%s cannot be written: %v", dir, err),
+			"give it to the user that the relay runs as"))
 	}
 	if !reached && locked(dir) {
 		checks = append(checks, Wrong(Storage, "", "a relay runs on "+dir+", and was not reached",
@@ -35,7 +36,8 @@ func Directory(dir string, keys, reached bool) []Check {
 	_, noKeys := os.Stat(filepath.Join(dir, store.KeyFile))
 	_, noStore := os.Stat(filepath.Join(dir, "nats"))
 	if noStore == nil && !keys && noKeys != nil {
-		checks = append(checks, Wrong(Keys, "", "there is a store, and no keys for it", "put the key file back, or set RELAY_ENCRYPTION_KEYS"))
+		checks = append(checks, Wrong(Keys, "", "there is a store, and no keys for it",
+			"put the key file back, or set RELAY_ENCRYPTION_KEYS"))
 	}
 	return checks
 }
@@ -77,6 +79,8 @@ func Descriptors(parts limits.Shares) []Check {
 	if !parts.Few() {
 		return nil
 	}
-	finding := fmt.Sprintf("the limit of open files is low (%d): receivers that hang leave others few attempts", parts.Descriptors)
-	return []Check{Wrong(Settings, "RLIMIT_NOFILE", finding, "raise it with `ulimit -n`, LimitNOFILE= of systemd, or the container's ulimits")}
+	finding := fmt.Sprintf("the limit of open files is low (%d): receivers that hang leave others few attempts",
+		parts.Descriptors)
+	return []Check{Wrong(Settings, "RLIMIT_NOFILE", finding,
+		"raise it with `ulimit -n`, LimitNOFILE= of systemd, or the container's ulimits")}
 }

@@ -14,8 +14,8 @@ import (
 const notReadFor = 15 * time.Minute
 
 // unreadRemedy is for orders that the vendor does not give.
-const unreadRemedy = "look for \"order cannot be read yet\" in the log, and give the correlation_id to the vendor's service desk; " +
-	"they are tried again without you"
+const unreadRemedy = "look for \"order cannot be read yet\" in the log, and give the correlation_id to the vendor's " +
+	"service desk; they are tried again without you"
 
 // waits is what the store has of one connection's notifications that wait.
 type waits struct {
@@ -61,10 +61,13 @@ func (d *Doctor) notifications(ctx context.Context) []Check {
 			w.add(e.Value)
 		}
 	}
-	waiting, left := findings(ctx, things, func(w *waits) (Check, bool) { return d.waiting(ctx, w, heads[w.connection.ID]) })
+	waiting, left := findings(ctx, things, func(w *waits) (Check, bool) {
+		return d.waiting(ctx, w, heads[w.connection.ID])
+	})
 	found := append(bad.found("cursors"), waiting...)
 	if left > 0 {
-		found = append(found, Unknown(Connections, "", "the notifications of %s not looked at: there was no time", plural(left, "was", "were")))
+		found = append(found, Unknown(Connections, "", "the notifications of %s not looked at: there was no time",
+			plural(left, "was", "were")))
 	}
 	return found
 }
@@ -88,7 +91,8 @@ func (w *waits) add(l cursor.Lane) {
 func (d *Doctor) waiting(ctx context.Context, w *waits, head uint64) (Check, bool) {
 	id := w.connection.ID
 	if w.lanes > 0 {
-		return Wrong(Connections, id, fmt.Sprintf("%s cannot be read, the first since %s: %s", plural(w.lanes, "order", "orders"),
+		return Wrong(Connections, id, fmt.Sprintf("%s cannot be read, the first since %s: %s",
+			plural(w.lanes, "order", "orders"),
 			w.lane.FailingSince.UTC().Format(time.RFC3339), printable(w.lane.Reason)), unreadRemedy), true
 	}
 	from, _ := relay.UnpackEntry(w.position)
@@ -102,7 +106,8 @@ func (d *Doctor) waiting(ctx context.Context, w *waits, head uint64) (Check, boo
 	if err != nil {
 		return Unknown(Connections, id, "its notifications cannot be read: %v", err), true
 	}
-	if len(pages) == 0 || pages[0].Generation != w.connection.Generation || time.Since(pages[0].ReceivedAt) < notReadFor {
+	if len(pages) == 0 || pages[0].Generation != w.connection.Generation ||
+		time.Since(pages[0].ReceivedAt) < notReadFor {
 		return Check{}, false
 	}
 	remedy := "look in the log of the replica that owns it; if it says nothing, restart that replica"

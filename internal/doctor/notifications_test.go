@@ -19,7 +19,8 @@ func TestNotificationsThatWait(t *testing.T) {
 	ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
 	page := func(connection string, received time.Time) uint64 {
 		seq, err := w.store.Inbox.Append(t.Context(), store.Page{
-			PollID: relay.NewID(), Connection: connection, Generation: "g", ReceivedAt: received, Body: []byte("[{}]"), Entries: 1,
+			PollID: relay.NewID(), Connection: connection, Generation: "g", ReceivedAt: received, Body: []byte("[{}]"),
+			Entries: 1,
 		})
 		w.put(err)
 		return seq
@@ -30,9 +31,11 @@ func TestNotificationsThatWait(t *testing.T) {
 		}))
 	}
 	lane := func(connection, order, reason string, since time.Time) {
-		w.put(w.store.Lanes.Set(t.Context(), store.LaneKey(store.InboxCursors.Key(connection), connection+"."+order), cursor.Lane{
-			V: 1, Order: connection + "." + order, Generation: "g", FailingSince: since, Reason: reason, Entries: []uint64{1},
-		}))
+		w.put(w.store.Lanes.Set(t.Context(),
+			store.LaneKey(store.InboxCursors.Key(connection), connection+"."+order), cursor.Lane{
+				V: 1, Order: connection + "." + order, Generation: "g", FailingSince: since, Reason: reason,
+				Entries: []uint64{1},
+			}))
 	}
 	for _, id := range []string{"leeds", "york", "hull", "ripon"} {
 		w.connect(id, well)
@@ -46,7 +49,8 @@ func TestNotificationsThatWait(t *testing.T) {
 	page("hull", ago(time.Minute))
 	lane("gone", "a", "unavailable", ago(time.Hour))
 	found, _ := w.examine()
-	for _, want := range []string{"leeds: 2 orders cannot be read, the first since ", ": unavailable", "york: notifications that were received at "} {
+	for _, want := range []string{"leeds: 2 orders cannot be read, the first since ", ": unavailable",
+		"york: notifications that were received at "} {
 		if !strings.Contains(found, want) {
 			t.Errorf("%q is not found:\n%s", want, found)
 		}

@@ -68,8 +68,9 @@ func (r *refusals) found() []Check {
 	var found []Check
 	for _, one := range r.all {
 		if time.Since(one.last) < refusalsOf {
-			found = append(found, Wrong(NATS, "permissions", fmt.Sprintf("NATS has refused the relay something, last at %s, %s since its start: %s",
-				one.last.UTC().Format(time.RFC3339), plural(one.count, "time", "times"), one.text),
+			found = append(found, Wrong(NATS, "permissions",
+				fmt.Sprintf("NATS has refused the relay something, last at %s, %s since its start: %s",
+					one.last.UTC().Format(time.RFC3339), plural(one.count, "time", "times"), one.text),
 				"compare the relay's permissions with deploy/nats/relay-permissions.conf, then restart the relay"))
 		}
 	}

@@ -70,8 +70,8 @@ func (r *Report) Add(checks ...Check) {
 func (r *Report) Finish() {
 	rank := map[State]int{Trouble: 0, Unchecked: 1, OK: 2}
 	slices.SortStableFunc(r.Checks, func(a, b Check) int {
-		return cmp.Or(cmp.Compare(slices.Index(areas, a.Area), slices.Index(areas, b.Area)), cmp.Compare(rank[a.State], rank[b.State]),
-			strings.Compare(a.Subject, b.Subject))
+		return cmp.Or(cmp.Compare(slices.Index(areas, a.Area), slices.Index(areas, b.Area)),
+			cmp.Compare(rank[a.State], rank[b.State]), strings.Compare(a.Subject, b.Subject))
 	})
 	var kept []Check
 	for _, area := range areas {
@@ -91,12 +91,16 @@ func (r *Report) Finish() {
 
 // Sick reports whether anything is wrong; with others left out, whether anything is for the operator to mend.
 func (r Report) Sick(operators bool) bool {
-	return slices.ContainsFunc(r.Checks, func(c Check) bool { return c.State == Trouble && (!operators || !c.Area.OfOthers()) })
+	return slices.ContainsFunc(r.Checks, func(c Check) bool {
+		return c.State == Trouble && (!operators || !c.Area.OfOthers())
+	})
 }
 
 // Unlooked reports whether there is something that could not be looked at; with others left out, of the operator's.
 func (r Report) Unlooked(operators bool) bool {
-	return slices.ContainsFunc(r.Checks, func(c Check) bool { return c.State == Unchecked && (!operators || !c.Area.OfOthers()) })
+	return slices.ContainsFunc(r.Checks, func(c Check) bool {
+		return c.State == Unchecked && (!operators || !c.Area.OfOthers())
+	})
 }
 
 func ok(area Area, subject, format string, v ...any) Check {

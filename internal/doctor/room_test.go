@@ -10,7 +10,8 @@ func TestScarceRoom(t *testing.T) {
 		free, total uint64
 		scarce      bool
 	}{
-		{190 * gib, 2000 * gib, false}, {9 * gib, 100 * gib, true}, {11 * gib, 100 * gib, false}, {2 * gib, 10 * gib, false},
+		{190 * gib, 2000 * gib, false}, {9 * gib, 100 * gib, true}, {11 * gib, 100 * gib, false},
+		{2 * gib, 10 * gib, false},
 		{500 * mib, gib, false}, {200 * mib, gib, true}, {0, gib, true}, {900 * mib, 2 * gib, false},
 	} {
 		if got := scarce(c.free, c.total); got != c.scarce {

@@ -29,7 +29,8 @@ func (d *Doctor) storage(ctx context.Context) []Check {
 		if t.Writes {
 			what = "writes fail: nothing is read from the vendor meanwhile"
 		}
-		found = append(found, Wrong(Storage, "", fmt.Sprintf("%s, since %s (%s: %v)", what, t.Since.UTC().Format("15:04:05Z"), t.Reason, t.Err),
+		found = append(found, Wrong(Storage, "",
+			fmt.Sprintf("%s, since %s (%s: %v)", what, t.Since.UTC().Format("15:04:05Z"), t.Reason, t.Err),
 			"repair NATS, or make room; the relay goes on without you"))
 	} else {
 		found = append(found, Fine(Storage, "", "it takes writes and serves reads"))
@@ -42,8 +43,9 @@ func (d *Doctor) storage(ctx context.Context) []Check {
 	case err != nil:
 		found = append(found, Unknown(Storage, "account", "JetStream does not say how full the account is: %v", err))
 	case most == 0 && !d.c.Embedded:
-		found = append(found, Unknown(Storage, "account", "it has no storage limit in NATS, so nothing can warn before the servers' disks are full: "+
-			"set one (docs/nats.md, Room)"))
+		found = append(found, Unknown(Storage, "account",
+			"it has no storage limit in NATS, so nothing can warn before the servers' disks are full: "+
+				"set one (docs/nats.md, Room)"))
 	case most > 0:
 		found = append(found, accountRoom(used, most))
 	}
@@ -54,7 +56,8 @@ func (d *Doctor) storage(ctx context.Context) []Check {
 func accountRoom(used, most uint64) Check {
 	finding := fmt.Sprintf("%s of %s are used", bytesOf(used), bytesOf(most))
 	if scarce(most-min(used, most), most) {
-		return Wrong(Storage, "account", finding, "raise the account's storage limit in NATS, or shorten RELAY_RETENTION")
+		return Wrong(Storage, "account", finding,
+			"raise the account's storage limit in NATS, or shorten RELAY_RETENTION")
 	}
 	return Fine(Storage, "account", finding)
 }
@@ -79,7 +82,8 @@ func DiskRoom(dir string) Check {
 	finding := fmt.Sprintf("%s of %s are free on the disk of the data directory", bytesOf(free), bytesOf(total))
 	if scarce(free, total) {
 		return Wrong(Storage, "disk", finding,
-			"make room, use a larger volume, or shorten RELAY_RETENTION: below 64 MiB the relay reads nothing from the vendor")
+			"make room, use a larger volume, or shorten RELAY_RETENTION: below 64 MiB the relay reads nothing from "+
+				"the vendor")
 	}
 	return Fine(Storage, "disk", finding)
 }
@@ -105,11 +109,14 @@ func Streams(ctx context.Context, t topology.Topology, js jetstream.JetStream) [
 			good++
 		case topology.StateUnknown:
 		case topology.StateMissing, topology.StateDiffers:
-			found = append(found, Wrong(NATS, f.Stream, "it is "+string(f.State)+differences(f), "relay topology apply, or restart a relay"))
+			found = append(found, Wrong(NATS, f.Stream, "it is "+string(f.State)+differences(f),
+				"relay topology apply, or restart a relay"))
 		case topology.StateChanged:
-			found = append(found, Wrong(NATS, f.Stream, "somebody has changed what it is for"+differences(f), "undo it by hand; do not delete the stream"))
+			found = append(found, Wrong(NATS, f.Stream, "somebody has changed what it is for"+differences(f),
+				"undo it by hand; do not delete the stream"))
 		case topology.StateForeign:
-			found = append(found, Wrong(NATS, f.Stream, "it is not the relay's"+differences(f), "relay topology check, then docs/operations.md"))
+			found = append(found, Wrong(NATS, f.Stream, "it is not the relay's"+differences(f),
+				"relay topology check, then docs/operations.md"))
 		}
 	}
 	for _, f := range findings {

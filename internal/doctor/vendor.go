@@ -36,7 +36,8 @@ func ReachVendor(ctx context.Context, address string) []Check {
 	case r.Date.IsZero():
 		found = append(found, Unknown(Vendor, "clock", "%s does not say what time it is", r.Host))
 	case r.Skew.Abs() > skewAt:
-		found = append(found, Wrong(Vendor, "clock", fmt.Sprintf("this machine's clock and that of %s differ by %s", r.Host, r.Skew.Abs().Round(time.Second)),
+		found = append(found, Wrong(Vendor, "clock",
+			fmt.Sprintf("this machine's clock and that of %s differ by %s", r.Host, r.Skew.Abs().Round(time.Second)),
 			"synchronise this machine's clock; if it is right, tell the vendor"))
 	default:
 		found = append(found, ok(Vendor, "clock", "it agrees with the clock of %s", r.Host))

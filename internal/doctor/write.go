@@ -31,7 +31,8 @@ func (r Report) Write(w io.Writer) error {
 	case troubles > 0:
 		fmt.Fprintf(&b, "%s to mend\n", plural(troubles, "thing", "things"))
 	case unchecked > 0:
-		fmt.Fprintf(&b, "nothing wrong was found; %s not be looked at\n", plural(unchecked, "thing could", "things could"))
+		fmt.Fprintf(&b, "nothing wrong was found; %s not be looked at\n",
+			plural(unchecked, "thing could", "things could"))
 	default:
 		b.WriteString("nothing is wrong\n")
 	}

@@ -21,7 +21,8 @@ func TestGetReadsWhatTheStreamHas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "s", Subjects: []string{"s.*"}}); err != nil {
+	if _, err := js.CreateStream(t.Context(),
+		jetstream.StreamConfig{Name: "s", Subjects: []string{"s.*"}}); err != nil {
 		t.Fatal(err)
 	}
 	for i, subject := range []string{"s.a", "s.b", "s.a"} {
@@ -42,14 +43,17 @@ func TestGetReadsWhatTheStreamHas(t *testing.T) {
 		{jsapi.Selection{Next: "s.b", Since: &time.Time{}}, 2}, {jsapi.Selection{Seq: 1}, 1},
 	} {
 		m, err := jsapi.Get(ctx, js, "s", c.which)
-		if err != nil || m.Sequence != c.want || m.Header.Get("Number") != string(rune('0'+c.want)) || len(m.Data) == 0 || m.Time.IsZero() {
+		if err != nil || m.Sequence != c.want || m.Header.Get("Number") != string(rune('0'+c.want)) ||
+			len(m.Data) == 0 || m.Time.IsZero() {
 			t.Errorf("%+v: %+v, %v", c.which, m, err)
 		}
 	}
-	if _, err := jsapi.Get(ctx, js, "s", jsapi.Selection{Last: "s.c"}); jsapi.Code(err) != jetstream.JSErrCodeMessageNotFound {
+	if _, err := jsapi.Get(ctx, js, "s",
+		jsapi.Selection{Last: "s.c"}); jsapi.Code(err) != jetstream.JSErrCodeMessageNotFound {
 		t.Errorf("a message that is not there: %v", err)
 	}
-	if _, err := jsapi.Get(ctx, js, "none", jsapi.Selection{Seq: 1}); jsapi.Code(err) != jetstream.JSErrCodeStreamNotFound {
+	if _, err := jsapi.Get(ctx, js, "none",
+		jsapi.Selection{Seq: 1}); jsapi.Code(err) != jetstream.JSErrCodeStreamNotFound {
 		t.Errorf("a stream that is not there: %v", err)
 	}
 }
@@ -71,7 +75,8 @@ func TestThePrefixOfTheAPIIsHonoured(t *testing.T) {
 		var answer struct {
 			Subject string `json:"subject"`
 		}
-		if err := jsapi.Call(ctx, js, "STREAM.INFO.s", nil, &answer); err != nil || answer.Subject != "mine.API.STREAM.INFO.s" {
+		if err := jsapi.Call(ctx, js, "STREAM.INFO.s", nil, &answer); err != nil ||
+			answer.Subject != "mine.API.STREAM.INFO.s" {
 			t.Errorf("with %s: asked at %q, %v", prefix, answer.Subject, err)
 		}
 	}
@@ -84,7 +89,8 @@ func TestLastOfFindsAllOfWhatIsLarge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "s", Subjects: []string{"s.*"}, AllowDirect: true}); err != nil {
+	if _, err := js.CreateStream(t.Context(),
+		jetstream.StreamConfig{Name: "s", Subjects: []string{"s.*"}, AllowDirect: true}); err != nil {
 		t.Fatal(err)
 	}
 	large, want := make([]byte, 900<<10), map[string]uint64{}
@@ -114,13 +120,15 @@ func TestLastOfReportsWhatItCannotFindInOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "s", Subjects: []string{"s.*"}, AllowDirect: true}); err != nil {
+	if _, err := js.CreateStream(t.Context(),
+		jetstream.StreamConfig{Name: "s", Subjects: []string{"s.*"}, AllowDirect: true}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range jsapi.MaxLastOf + 1 {
 		if i == jsapi.MaxLastOf {
 			found := 0
-			if err := jsapi.LastOf(t.Context(), js, "s", []string{"s.>"}, 0, func(uint64, string, time.Time, []byte) { found++ }); err != nil || found != i {
+			if err := jsapi.LastOf(t.Context(), js, "s", []string{"s.>"}, 0,
+				func(uint64, string, time.Time, []byte) { found++ }); err != nil || found != i {
 				t.Errorf("found %d of %d: %v", found, i, err)
 			}
 		}

@@ -37,7 +37,8 @@ type lastOf struct {
 // direct reads. The subjects may have wildcards, but no more than MaxLastOf may be found (ErrTooMany). If it returns an
 // error, each may have been called for some of them.
 func LastOf(
-	ctx context.Context, js jetstream.JetStream, stream string, subjects []string, upTo uint64, each func(seq uint64, subject string, at time.Time, data []byte),
+	ctx context.Context, js jetstream.JetStream, stream string, subjects []string, upTo uint64,
+	each func(seq uint64, subject string, at time.Time, data []byte),
 ) error {
 	request := lastOf{Subjects: subjects, UpTo: upTo, MaxBytes: lastOfBytes}
 	for more := true; more; {
@@ -51,7 +52,8 @@ func LastOf(
 
 // send sends the request and takes the response. If there is more, it sets the request to what is left.
 func (r *lastOf) send(
-	ctx context.Context, js jetstream.JetStream, stream string, each func(seq uint64, subject string, at time.Time, data []byte),
+	ctx context.Context, js jetstream.JetStream, stream string,
+	each func(seq uint64, subject string, at time.Time, data []byte),
 ) (more bool, err error) {
 	request, err := json.Marshal(r)
 	if err != nil {
@@ -85,7 +87,8 @@ func (r *lastOf) send(
 			each(seq, m.Header.Get(jetstream.SubjectHeader), at, m.Data)
 		case "204":
 			if lost, err := sub.Dropped(); err != nil || lost > 0 {
-				return false, fmt.Errorf("%d messages of the answer were lost: %w", lost, errors.Join(err, nats.ErrSlowConsumer))
+				return false, fmt.Errorf("%d messages of the answer were lost: %w",
+					lost, errors.Join(err, nats.ErrSlowConsumer))
 			}
 			return r.rest(m.Header)
 		case "404":

@@ -56,7 +56,8 @@ type Shares struct {
 // nothing has 28 open, 13 of them the streams' newest files; the store opens further files for the
 // time of a read or a write.
 const (
-	reservedProcess  = 24 // standard streams, listeners, the poller of the network, the lock, files of the process's own state
+	// standard streams, listeners, the poller of the network, the lock, files of the process's own state
+	reservedProcess  = 24
 	reservedEmbedded = 104
 	reservedExternal = 24 // connections to the cluster, and what they are looked up with
 	minVendor        = 16
@@ -110,8 +111,10 @@ func divide(n Needs, descriptors int, memory int64) (Shares, error) {
 		least += minSubscribers
 	}
 	if descriptors < least {
-		return r, fmt.Errorf("the limit of open files (RLIMIT_NOFILE) is %d, and the relay needs at least %d, better %d: raise it with `ulimit -n`, "+
-			"LimitNOFILE= of systemd, or the container's ulimits", descriptors, least, fewDescriptors)
+		return r,
+			fmt.Errorf("the limit of open files (RLIMIT_NOFILE) is %d, and the relay needs at least %d, better %d: "+
+				"raise it with `ulimit -n`, "+
+				"LimitNOFILE= of systemd, or the container's ulimits", descriptors, least, fewDescriptors)
 	}
 	bytes := cmp.Or(memory, assumedMemory)
 	fits := func(most int, each int64, part int64) int { return int(min(int64(most), max(bytes/part/each, 16))) }
@@ -151,8 +154,11 @@ func (r Shares) Log(log *slog.Logger) {
 		"api_connections", r.API.Total, "attempts", r.Attempts, "receiver_connections", r.ReceiverConnections,
 		"subscriber_connections", r.Subscribers, "vendor_connections", r.Vendor)
 	if r.Few() {
-		log.Warn("the limit of open files is low: receivers that hang leave others few attempts. Raise it with `ulimit -n`, LimitNOFILE= of systemd, "+
-			"or the container's ulimits", "open_files_limit", r.Descriptors, "attempts", r.Attempts, "wanted", fewDescriptors)
+		log.Warn(
+			"the limit of open files is low: receivers that hang leave others few attempts. Raise it with `ulimit "+
+				"-n`, LimitNOFILE= of systemd, "+
+				"or the container's ulimits", "open_files_limit", r.Descriptors, "attempts",
+			r.Attempts, "wanted", fewDescriptors)
 	}
 }
 

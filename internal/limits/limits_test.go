@@ -15,7 +15,8 @@ func TestDescriptorsAreNeverPromisedTwice(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := Needs{
 			Embedded: true, VendorRate: rapid.IntRange(1, 100_000).Draw(t, "rate"),
-			VendorTimeout: time.Duration(rapid.Int64Range(int64(100*time.Millisecond), int64(5*time.Minute)).Draw(t, "timeout")),
+			VendorTimeout: time.Duration(rapid.Int64Range(int64(100*time.Millisecond),
+				int64(5*time.Minute)).Draw(t, "timeout")),
 		}
 		reserved := reservedProcess + reservedEmbedded
 		if rapid.Bool().Draw(t, "external") {
@@ -32,12 +33,14 @@ func TestDescriptorsAreNeverPromisedTwice(t *testing.T) {
 			}
 			return
 		}
-		if sum := reserved + r.Vendor + r.Metrics.Total + r.API.Total + r.Subscribers + r.ReceiverConnections + r.Attempts; sum > limit {
+		if sum := reserved + r.Vendor + r.Metrics.Total + r.API.Total + r.Subscribers +
+			r.ReceiverConnections + r.Attempts; sum > limit {
 			t.Fatalf("%d of %d descriptors are promised: %+v", sum, limit, r)
 		}
 		for what, left := range map[string]int{
-			"vendor": r.Vendor - minVendor, "metrics": r.Metrics.Total - minMetrics, "api": r.API.Total - minAPI, "attempts": r.Attempts - 8,
-			"idle": r.ReceiverConnections - r.Attempts, "an address": r.API.PerAddress - minAPI/2, "metrics of an address": r.Metrics.PerAddress - minMetrics/2,
+			"vendor": r.Vendor - minVendor, "metrics": r.Metrics.Total - minMetrics, "api": r.API.Total - minAPI,
+			"attempts": r.Attempts - 8, "idle": r.ReceiverConnections - r.Attempts,
+			"an address": r.API.PerAddress - minAPI/2, "metrics of an address": r.Metrics.PerAddress - minMetrics/2,
 		} {
 			if left < 0 {
 				t.Fatalf("too few for %s: %+v", what, r)
@@ -47,7 +50,8 @@ func TestDescriptorsAreNeverPromisedTwice(t *testing.T) {
 			t.Fatalf("subscribers: %+v", r)
 		}
 		if memory > 0 {
-			used := int64(r.ReceiverConnections)*attemptBytes + int64(r.API.Total)*connectionBytes + 3*r.HeldBytes + int64(r.RingBytes)
+			used := int64(r.ReceiverConnections)*attemptBytes + int64(r.API.Total)*connectionBytes +
+				3*r.HeldBytes + int64(r.RingBytes)
 			if memory >= 128<<20 && used > memory*3/4 {
 				t.Fatalf("%d of %d bytes are promised: %+v", used, memory, r)
 			}
@@ -67,7 +71,8 @@ func TestMemoryOfTheCgroup(t *testing.T) {
 		"version 2": {fstest.MapFS{
 			"proc/self/cgroup": file("0::/\n"), "sys/fs/cgroup/memory.max": file("536870912\n"),
 		}, 512 * mib / 10 * 9},
-		"version 2, no limit": {fstest.MapFS{"proc/self/cgroup": file("0::/\n"), "sys/fs/cgroup/memory.max": file("max\n")}, 0},
+		"version 2, no limit": {
+			fstest.MapFS{"proc/self/cgroup": file("0::/\n"), "sys/fs/cgroup/memory.max": file("max\n")}, 0},
 		"version 2, above": {fstest.MapFS{
 			"proc/self/cgroup":                                     file("0::/system.slice/relay.service\n"),
 			"sys/fs/cgroup/system.slice/memory.max":                file("268435456\n"),
@@ -76,13 +81,16 @@ func TestMemoryOfTheCgroup(t *testing.T) {
 			"sys/fs/cgroup/system.slice/relay.service/memory.high": file("1073741824\n"),
 		}, 256 * mib / 10 * 9},
 		"version 1": {fstest.MapFS{
-			"proc/self/cgroup": file("5:cpu:/a\n4:memory:/docker/abc\n"), "sys/fs/cgroup/memory/memory.limit_in_bytes": file("536870912\n"),
+			"proc/self/cgroup":                           file("5:cpu:/a\n4:memory:/docker/abc\n"),
+			"sys/fs/cgroup/memory/memory.limit_in_bytes": file("536870912\n"),
 		}, 512 * mib / 10 * 9},
 		"version 1, no limit": {fstest.MapFS{
-			"proc/self/cgroup": file("4:memory:/\n"), "sys/fs/cgroup/memory/memory.limit_in_bytes": file("9223372036854771712\n"),
+			"proc/self/cgroup":                           file("4:memory:/\n"),
+			"sys/fs/cgroup/memory/memory.limit_in_bytes": file("9223372036854771712\n"),
 		}, 0},
 		"odd": {fstest.MapFS{
-			"proc/self/cgroup": file("0::/../../..\n\n::\nx\n"), "sys/fs/cgroup/memory.max": file("-5\n"), "sys/fs/cgroup/memory.high": file("many\n"),
+			"proc/self/cgroup": file("0::/../../..\n\n::\nx\n"), "sys/fs/cgroup/memory.max": file("-5\n"),
+			"sys/fs/cgroup/memory.high": file("many\n"),
 		}, 0},
 	} {
 		if got := cgroupMemory(c.files); got != c.want {

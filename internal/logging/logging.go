@@ -29,7 +29,8 @@ func New(w io.Writer, level slog.Level, text bool) *Log {
 		handler = slog.NewTextHandler(w, options)
 	}
 	t := newTable()
-	return &Log{Logger: slog.New(sampler{next: handler, table: t}), level: level, configured: level, current: current, table: t}
+	return &Log{Logger: slog.New(sampler{next: handler, table: t}), level: level, configured: level,
+		current: current, table: t}
 }
 
 // ToggleDebug switches debug lines on, or back to the level that was configured (info if that is debug itself). The log
@@ -45,8 +46,8 @@ func (l *Log) ToggleDebug() {
 		l.level = l.configured
 	}
 	l.current.Set(slog.LevelDebug)
-	l.Log(context.Background(), max(before, l.level, slog.LevelInfo), "the log level was changed", "log_level", l.level.String(),
-		"before", before.String())
+	l.Log(context.Background(), max(before, l.level, slog.LevelInfo), "the log level was changed", "log_level",
+		l.level.String(), "before", before.String())
 	l.current.Set(l.level)
 }
 

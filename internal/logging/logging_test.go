@@ -60,7 +60,8 @@ func TestAFloodIsSampled(t *testing.T) {
 		log.Close()
 		loud.Warn("a delivery has failed for good", "order", "last")
 		all := entries(t, &out)
-		if written, events := total(all, "callback", "loud"); written != linesOfOwner+2+1+1+1 || events != 1000+2+100+1 {
+		if written, events := total(all, "callback", "loud"); written != linesOfOwner+2+1+1+1 ||
+			events != 1000+2+100+1 {
 			t.Errorf("of the loud one %d lines stand for %d", written, events)
 		}
 		if written, events := total(all, "callback", "quiet"); written != 10 || events != 10 {
@@ -79,7 +80,8 @@ func TestAnOrderDoesNotUseUpItsOwnersLines(t *testing.T) {
 			log.Warn("order cannot be read yet", "connection", "leeds", "site", "leeds", "order", "bad")
 		}
 		for i := range 10 {
-			log.Warn("order cannot be read yet", "connection", "leeds", "site", "leeds", "order", fmt.Sprint("good-", i))
+			log.Warn("order cannot be read yet", "connection", "leeds", "site", "leeds",
+				"order", fmt.Sprint("good-", i))
 		}
 		time.Sleep(window + time.Second) //nolint:forbidigo // virtual time
 		synctest.Wait()
@@ -112,7 +114,8 @@ func TestManyOrdersThatFloodAreOneOwners(t *testing.T) {
 		time.Sleep(2*window + time.Second) //nolint:forbidigo // virtual time
 		synctest.Wait()
 		log.Close()
-		if written, events := total(entries(t, &out), "connection", "leeds"); written > 3*linesOfOwner || events != 5000 {
+		if written, events := total(entries(t, &out), "connection", "leeds"); written > 3*linesOfOwner ||
+			events != 5000 {
 			t.Errorf("%d lines stand for %d", written, events)
 		}
 	})

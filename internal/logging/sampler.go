@@ -11,14 +11,15 @@ import (
 // How many lines of one message there may be within a window: about one order, and about everything else that is one
 // owner's. Warnings and errors only; what is logged at lower levels is either no trouble or asked for.
 const (
-	window        = time.Minute
-	linesOfOrder  = 3
-	linesOfOwner  = 20
-	mostSubjects  = 16 << 10 // subjects that are counted at once; beyond that, lines are written as they come
-	leftOut       = "left_out"
-	orderKey      = "order"
-	requestKey    = "request_id" // a line of a request is never left out: it is the record of it, and callers have limits
-	longestSample = 128          // bytes of a value that distinguishes subjects
+	window       = time.Minute
+	linesOfOrder = 3
+	linesOfOwner = 20
+	mostSubjects = 16 << 10 // subjects that are counted at once; beyond that, lines are written as they come
+	leftOut      = "left_out"
+	orderKey     = "order"
+	// a line of a request is never left out: it is the record of it, and callers have limits
+	requestKey    = "request_id"
+	longestSample = 128 // bytes of a value that distinguishes subjects
 )
 
 // owners are the attributes that name whose line it is; the first that a line has decides.

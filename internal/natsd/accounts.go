@@ -69,7 +69,8 @@ const (
 // ackSubjects returns the subjects on which a reader acknowledges, in the older and the newer form
 // (with domain and account).
 func ackSubjects(reader string) []string {
-	return []string{"$JS.ACK." + EventsStream + "." + reader + ".>", "$JS.ACK.*.*." + EventsStream + "." + reader + ".>"}
+	return []string{"$JS.ACK." + EventsStream + "." + reader + ".>",
+		"$JS.ACK.*.*." + EventsStream + "." + reader + ".>"}
 }
 
 // consumerSubject returns the subject, in the relay's account, of a reader's requests about its

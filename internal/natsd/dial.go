@@ -71,10 +71,11 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 // Dial connects to the cluster. It tries each server once.
 func (r Remote) Dial() (*nats.Conn, error) {
 	link, payload := &link{log: r.Log}, &payload{least: r.LeastMessage, wanted: r.WantedMessage, log: r.Log}
-	options := append(clientOptions(r.Log, link), nats.Name("audatex-relay"), nats.ReconnectHandler(func(nc *nats.Conn) {
-		link.back(nc.ConnectedUrl())
-		payload.again(nc)
-	}))
+	options := append(clientOptions(r.Log, link), nats.Name("audatex-relay"),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			link.back(nc.ConnectedUrl())
+			payload.again(nc)
+		}))
 	switch {
 	case r.Creds != "":
 		options = append(options, nats.UserCredentials(r.Creds))
@@ -114,7 +115,8 @@ func refused(err error) error {
 	case errors.As(err, &unverified):
 		return &RefusedError{RefusedServer, fmt.Errorf("the server's certificate does not hold: %w", err)}
 	case errors.As(err, &remote) && remote.Op == "remote error":
-		return &RefusedError{RefusedCertificate, fmt.Errorf("the cluster refuses the relay's certificate, or misses one: %w", err)}
+		return &RefusedError{RefusedCertificate,
+			fmt.Errorf("the cluster refuses the relay's certificate, or misses one: %w", err)}
 	case errors.Is(err, nats.ErrSecureConnWanted), errors.Is(err, nats.ErrSecureConnRequired):
 		return &RefusedError{RefusedTLS, fmt.Errorf("the server and the settings do not agree about TLS: %w", err)}
 	}
@@ -138,9 +140,9 @@ func ClientOptions(log *slog.Logger) []nats.Option { return clientOptions(log, &
 // is away: a write that was kept would arrive after its lease has gone, and after its writer got an error.
 func clientOptions(log *slog.Logger, link *link) []nats.Option {
 	return []nats.Option{
-		nats.ReconnectBufSize(-1), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), nats.CustomReconnectDelay(ReconnectDelay),
-		nats.PingInterval(pingEvery), nats.MaxPingsOutstanding(pingsMissed), nats.Timeout(dialTimeout),
-		nats.FlusherTimeout(writeStuck), nats.ReconnectOnFlusherError(),
+		nats.ReconnectBufSize(-1), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(),
+		nats.CustomReconnectDelay(ReconnectDelay), nats.PingInterval(pingEvery), nats.MaxPingsOutstanding(pingsMissed),
+		nats.Timeout(dialTimeout), nats.FlusherTimeout(writeStuck), nats.ReconnectOnFlusherError(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { link.lost(err) }),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { link.failed(err) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { link.back(nc.ConnectedUrl()) }),
@@ -197,7 +199,8 @@ func (l *link) back(server string) {
 	if l.since.IsZero() {
 		return
 	}
-	l.log.Info("connected to NATS again", "server", redact(server), "after", time.Since(l.since).Round(time.Millisecond).String())
+	l.log.Info("connected to NATS again", "server", redact(server), "after",
+		time.Since(l.since).Round(time.Millisecond).String())
 	l.since = time.Time{}
 }
 
@@ -227,13 +230,17 @@ func (p *payload) check(nc *nats.Conn) error {
 	limit := nc.MaxPayload()
 	switch {
 	case limit < p.least:
-		return &RefusedError{RefusedSize, fmt.Errorf("NATS takes messages of at most %d bytes, and the relay needs %d: "+
-			"set max_payload: 8MB in the configuration of every NATS server, and for the account (docs/nats.md)",
-			limit, p.least)}
+		return &RefusedError{RefusedSize,
+			fmt.Errorf("NATS takes messages of at most %d bytes, and the relay needs %d: "+
+				"set max_payload: 8MB in the configuration of every NATS server, and for the account (docs/nats.md)",
+				limit, p.least)}
 	case limit < p.wanted && p.reported.Swap(limit) != limit:
-		p.log.Warn("NATS takes smaller messages than the relay wants: larger pages of the vendor's queue are stored in parts, "+
-			"and an order whose event is larger is set aside as unresolved (too-large). "+
-			"Set max_payload: 8MB in the configuration of every NATS server, and for the account (docs/nats.md)", "max_payload", limit, "wanted", p.wanted)
+		p.log.Warn(
+			"NATS takes smaller messages than the relay wants: larger pages of the vendor's queue are stored in "+
+				"parts, "+
+				"and an order whose event is larger is set aside as unresolved (too-large). "+
+				"Set max_payload: 8MB in the configuration of every NATS server, and for the account (docs/nats.md)",
+			"max_payload", limit, "wanted", p.wanted)
 	case limit >= p.wanted:
 		p.reported.Store(0)
 	}

@@ -125,8 +125,9 @@ func (e *Events) open(ctx context.Context) bool {
 			turn, level = absentTurn, slog.LevelInfo
 		}
 		if lastLogged != err.Error() && ctx.Err() == nil {
-			e.c.Log.Log(ctx, level, "there is no copy of the log for services that read it by consumers; it is tried again",
-				"again_after", turn.String(), "error", err)
+			e.c.Log.Log(ctx, level,
+				"there is no copy of the log for services that read it by consumers; it is tried again", "again_after",
+				turn.String(), "error", err)
 			lastLogged = err.Error()
 		}
 		if !backoff.Sleep(ctx, turn) {
@@ -172,10 +173,10 @@ func eventsStream(t topology.Topology, maxBytes int64) jetstream.StreamConfig {
 		source.SubjectTransforms = append(source.SubjectTransforms, jetstream.SubjectTransformConfig{Source: subject})
 	}
 	return jetstream.StreamConfig{
-		Name: EventsStream, Description: "A copy of the public log, for services", Sources: []*jetstream.StreamSource{source},
-		Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: t.Replicas,
-		MaxAge: t.Retention, MaxBytes: maxBytes, MaxMsgs: -1, MaxMsgSize: -1, MaxMsgsPerSubject: -1,
-		Discard: jetstream.DiscardOld, MaxConsumers: maxReaders, Duplicates: time.Second,
+		Name: EventsStream, Description: "A copy of the public log, for services",
+		Sources: []*jetstream.StreamSource{source}, Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage,
+		Replicas: t.Replicas, MaxAge: t.Retention, MaxBytes: maxBytes, MaxMsgs: -1, MaxMsgSize: -1,
+		MaxMsgsPerSubject: -1, Discard: jetstream.DiscardOld, MaxConsumers: maxReaders, Duplicates: time.Second,
 	}
 }
 

@@ -153,7 +153,8 @@ func (s *Server) start(c Config) error {
 		default:
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("the embedded NATS server was not ready within %s; its own log lines say why", startTimeout)
+			return fmt.Errorf("the embedded NATS server was not ready within %s; its own log lines say why",
+				startTimeout)
 		}
 	}
 	if err := s.auth.accounts.share(); err != nil {
@@ -202,7 +203,8 @@ func probe(listen string) error {
 // Connect opens the relay's own in-process connection.
 func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
 	opts = append([]nats.Option{
-		nats.InProcessServer(inProcess{s}), nats.UserInfo(relayUser, s.password), nats.Name("relay"), nats.MaxReconnects(-1),
+		nats.InProcessServer(inProcess{s}), nats.UserInfo(relayUser, s.password), nats.Name("relay"),
+		nats.MaxReconnects(-1),
 	}, opts...)
 	nc, err := nats.Connect("", opts...)
 	if err != nil {
@@ -243,8 +245,9 @@ func lockDir(dir string) (*os.File, error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("data directory %s %w: stop it, or give this one a directory of its own (RELAY_DATA_DIR)",
-				dir, ErrLocked)
+			return nil,
+				fmt.Errorf("data directory %s %w: stop it, or give this one a directory of its own (RELAY_DATA_DIR)",
+					dir, ErrLocked)
 		}
 		return nil, fmt.Errorf("lock the data directory %s: %w", dir, err)
 	}

@@ -18,7 +18,8 @@ func TestTheLimitOfMessagesIsLookedAt(t *testing.T) {
 	check, again := natsd.WatchPayload(512<<10, natsd.MaxPayload, slog.New(slog.NewTextHandler(&told, nil)))
 	lines := func(want int, level string) {
 		t.Helper()
-		if n := strings.Count(told.String(), "\n"); n != want || want > 0 && (!strings.Contains(told.String(), "level="+level) || !strings.Contains(told.String(), "max_payload: 8MB")) {
+		if n := strings.Count(told.String(), "\n"); n != want || want > 0 &&
+			(!strings.Contains(told.String(), "level="+level) || !strings.Contains(told.String(), "max_payload: 8MB")) {
 			t.Errorf("%d lines, want %d: %s", n, want, told.String())
 		}
 		told.Reset()
@@ -31,7 +32,8 @@ func TestTheLimitOfMessagesIsLookedAt(t *testing.T) {
 	lines(0, "")
 
 	server.Restart(100_000)
-	if err := check(server.Conn()); err == nil || !strings.Contains(err.Error(), "100000") || !strings.Contains(err.Error(), "max_payload: 8MB") {
+	if err := check(server.Conn()); err == nil || !strings.Contains(err.Error(), "100000") ||
+		!strings.Contains(err.Error(), "max_payload: 8MB") {
 		t.Errorf("too low a limit: %v", err)
 	}
 	again(server.Conn())

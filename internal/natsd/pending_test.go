@@ -15,7 +15,8 @@ import (
 // Each of them stays within its own bound, but what waits for all together would fill the memory.
 func TestSubscribersThatDoNotReadGiveWayTogether(t *testing.T) {
 	t.Parallel()
-	const most, size, events = 4 << 20, 128 << 10, 200 // all connections together hold many events before it is too much
+	// all connections together hold many events before it is too much
+	const most, size, events = 4 << 20, 128 << 10, 200
 	d := openDoor(t, Limits{Pending: 256 << 20, Together: most})
 	for range 6 { // they log in, subscribe, and read no more
 		c, err := net.Dial("tcp", d.Addr())
@@ -26,8 +27,9 @@ func TestSubscribersThatDoNotReadGiveWayTogether(t *testing.T) {
 		_ = c.(*net.TCPConn).SetReadBuffer(4096)
 		in := bufio.NewReader(c)
 		_, _ = in.ReadString('\n')
-		_, _ = fmt.Fprintf(c, "CONNECT {\"user\":%q,\"pass\":%q,\"verbose\":false}\r\nSUB audatex.leeds.> 1\r\nPING\r\n",
-			d.ids[0], d.keys[0])
+		_, _ = fmt.Fprintf(c,
+			"CONNECT {\"user\":%q,\"pass\":%q,\"verbose\":false}\r\nSUB audatex.leeds.> 1\r\nPING\r\n", d.ids[0],
+			d.keys[0])
 		if line, err := in.ReadString('\n'); err != nil || !strings.HasPrefix(line, "PONG") {
 			t.Fatalf("login: %q %v", line, err)
 		}

@@ -151,7 +151,8 @@ func consumerConfig(body []byte) (jetstream.ConsumerConfig, error) {
 			return jetstream.ConsumerConfig{}, fmt.Errorf("%w: %w", errRequest, err)
 		}
 	}
-	c := jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, FilterSubjects: r.FilterSubjects}
+	c := jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1,
+		FilterSubjects: r.FilterSubjects}
 	switch r.StartFrom {
 	case "now":
 		c.DeliverPolicy = jetstream.DeliverNewPolicy

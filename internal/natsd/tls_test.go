@@ -60,8 +60,9 @@ func TestSubscribersByTLS(t *testing.T) {
 	}
 	own.Close()
 	for _, files := range [][2]string{{cert, ""}, {"", key}, {key, cert}, {filepath.Join(dir, "none.pem"), key}} {
-		_, err := natsd.Start(natsd.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", ListenCert: files[0], ListenKey: files[1],
-			Log: slog.New(slog.DiscardHandler)})
+		_, err := natsd.Start(natsd.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", ListenCert: files[0],
+			ListenKey: files[1],
+			Log:       slog.New(slog.DiscardHandler)})
 		if !errors.Is(err, natsd.ErrCertificate) {
 			t.Errorf("%v: %v", files, err)
 		}

@@ -174,7 +174,8 @@ func Gather[T any](
 		asking.Go(func() {
 			var part map[string]T
 			if err := o.Ask(ctx, shard, operation, of, &part); err != nil {
-				o.c.Log.DebugContext(ctx, "an owner did not answer", "shard", shard, "operation", operation, "error", err)
+				o.c.Log.DebugContext(ctx, "an owner did not answer", "shard", shard,
+					"operation", operation, "error", err)
 				return
 			}
 			mu.Lock()

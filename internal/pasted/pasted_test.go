@@ -72,7 +72,8 @@ func TestClean(t *testing.T) {
 
 // FuzzClean: what is clean stays as it is, and is part of what was given.
 func FuzzClean(f *testing.F) {
-	for _, s := range []string{"abc", "\ufeffabc\r\n", `"a"`, "\xff\xfea\x00", "\u200b\u00a0a\x85", "\u00ef\u00bb\u00bf"} {
+	for _, s := range []string{"abc", "\ufeffabc\r\n", `"a"`, "\xff\xfea\x00",
+		"\u200b\u00a0a\x85", "\u00ef\u00bb\u00bf"} {
 		for kind := Token; kind <= Document; kind++ {
 			f.Add(s, int(kind))
 		}

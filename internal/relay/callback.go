@@ -124,8 +124,9 @@ const (
 
 // Key is one API key of a client. Only its hash is stored.
 type Key struct {
-	ID          string     `json:"id"`
-	Hash        []byte     `json:"hash"` // SHA-256 of the whole key; it carries 256 random bits, so no slow hash is needed
+	ID string `json:"id"`
+	// SHA-256 of the whole key; it carries 256 random bits, so no slow hash is needed
+	Hash        []byte     `json:"hash"`
 	Role        Role       `json:"role"`
 	Description string     `json:"description,omitempty"`
 	CreatedAt   time.Time  `json:"createdAt"`

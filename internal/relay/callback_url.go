@@ -14,12 +14,13 @@ const RedactionMark = "[redacted]"
 // plainWords are the words that may be shown in a path. They name an endpoint or its version and
 // cannot be a secret. Any other word could be a token, so it is hidden.
 var plainWords = strings.Fields(`
-	api app apps audatex axis bms callback callbacks catch cloudevents connector connectors create default demo deliveries delivery
-	endpoint endpoints event events execute external feed function functions gateway handler handlers hook hooks http https in
-	inbound inbox incoming ingest ingress inpart input integration integrations internal invoke json listen listener live manual
-	message messages notification notifications notify order orders part parts paths post prod production public push queue
-	receive receiver relay rest run sandbox service services site sites stage staging status subscribe subscription subscriptions
-	test trigger triggers update updates web webhook webhooks workflow workflows`)
+	api app apps audatex axis bms callback callbacks catch cloudevents connector connectors create default demo
+	deliveries delivery endpoint endpoints event events execute external feed function functions gateway handler
+	handlers hook hooks http https in inbound inbox incoming ingest ingress inpart input integration integrations
+	internal invoke json listen listener live manual message messages notification notifications notify order orders
+	part parts paths post prod production public push queue receive receiver relay rest run sandbox service services
+	site sites stage staging status subscribe subscription subscriptions test trigger triggers update updates web
+	webhook webhooks workflow workflows`)
 
 var version = regexp.MustCompile(`^v[0-9]{1,2}$`)
 

@@ -51,7 +51,8 @@ func TestNoTokenIsLeftOfAURL(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		token := "tok" + rapid.StringMatching(`[A-Za-z0-9_~!$'()*,=:@.-]{8,24}`).Draw(t, "token")
 		form := rapid.SampledFrom([]string{
-			"https://h.example/%s", "https://h.example/hook/%s/x", "https://h.example/hook/x%sx", "https://h.example/a;t=%s/b",
+			"https://h.example/%s", "https://h.example/hook/%s/x", "https://h.example/hook/x%sx",
+			"https://h.example/a;t=%s/b",
 			"https://h.example/hook?%s",
 			"https://h.example/hook?t=%s", "https://h.example/hook?t=%s&u=1", "https://h.example/hook?u=1;t=x%s",
 			"https://h.example/hook?%s=1", "https://%s@h.example/",
@@ -90,8 +91,9 @@ func TestRedactionMarkIsFoundAlsoEncoded(t *testing.T) {
 	for raw, want := range map[string]bool{
 		"https://h.example/[redacted]": true, "https://h.example/hook?[Redacted]": true,
 		"https://h.example/%5Bredacted%5D": true, "https://h.example/%5bredacted]": true,
-		"https://h.example/%255Bredacted%255D": true, "https://h.example/redacted": false, "https://h.example/[x]": false,
-		"": false,
+		"https://h.example/%255Bredacted%255D": true, "https://h.example/redacted": false,
+		"https://h.example/[x]": false,
+		"":                      false,
 	} {
 		if IsRedacted(raw) != want {
 			t.Errorf("%q: %t", raw, !want)

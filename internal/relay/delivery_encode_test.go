@@ -40,7 +40,8 @@ func draw(t *rapid.T, v reflect.Value) {
 				*at = &next
 			}
 		case *netip.AddrPort:
-			*at = rapid.SampledFrom([]netip.AddrPort{{}, netip.MustParseAddrPort("192.0.2.1:443"), netip.MustParseAddrPort("[2001:db8::1%eth0]:1")}).Draw(t, name)
+			*at = rapid.SampledFrom([]netip.AddrPort{{}, netip.MustParseAddrPort("192.0.2.1:443"),
+				netip.MustParseAddrPort("[2001:db8::1%eth0]:1")}).Draw(t, name)
 		case *relay.Phases:
 			if rapid.Bool().Draw(t, name) {
 				draw(t, field)
@@ -56,7 +57,8 @@ func draw(t *rapid.T, v reflect.Value) {
 			case reflect.Uint64:
 				field.SetUint(rapid.Uint64Max(1<<63-1).Draw(t, name))
 			case reflect.Float64:
-				field.SetFloat(rapid.OneOf(rapid.Just(0.0), rapid.Float64Range(-1e5, 1e5), rapid.Float64()).Draw(t, name))
+				field.SetFloat(rapid.OneOf(rapid.Just(0.0), rapid.Float64Range(-1e5, 1e5),
+					rapid.Float64()).Draw(t, name))
 			default:
 				t.Fatalf("%s is of a kind that nothing is drawn for", name)
 			}

@@ -105,9 +105,9 @@ func NewOrderEvent(schemaBase, site, order, typ string, sequence uint64, at time
 	}
 	seq := strconv.FormatUint(sequence, 10)
 	return Event{
-		SpecVersion: "1.0", ID: site + "-" + order + "-" + seq, Source: "/audatex/sites/" + site, Type: typ, Subject: order,
-		Time: FormatTime(at), DataContentType: "application/json", DataSchema: schemaBase + OrderSchema, Site: site,
-		Sequence: seq, Data: raw,
+		SpecVersion: "1.0", ID: site + "-" + order + "-" + seq, Source: "/audatex/sites/" + site, Type: typ,
+		Subject: order, Time: FormatTime(at), DataContentType: "application/json", DataSchema: schemaBase + OrderSchema,
+		Site: site, Sequence: seq, Data: raw,
 	}, nil
 }
 
@@ -125,8 +125,9 @@ func NewOperationalEvent(schemaBase, site, id string, at time.Time, data Operati
 	seq := strconv.FormatInt(at.UnixMicro(), 10)
 	return Event{
 		SpecVersion: "1.0", ID: site + "-" + string(data.Kind) + "-" + id + "-" + seq, Source: source,
-		Type: OperationalPrefix + string(data.Kind), Subject: id, Time: FormatTime(at), DataContentType: "application/json",
-		DataSchema: schemaBase + OperationalSchema, Site: site, Sequence: seq, Data: raw,
+		Type: OperationalPrefix + string(data.Kind), Subject: id, Time: FormatTime(at),
+		DataContentType: "application/json", DataSchema: schemaBase + OperationalSchema, Site: site, Sequence: seq,
+		Data: raw,
 	}, nil
 }
 

@@ -48,7 +48,8 @@ func (t Traits) is(status string) bool { return strings.EqualFold(t.Status, stat
 
 // Equal reports whether another filter selects in the same way.
 func (f Filter) Equal(other Filter) bool {
-	return slices.Equal(f.Sites, other.Sites) && slices.Equal(f.Types, other.Types) && slices.Equal(f.Orders, other.Orders) &&
+	return slices.Equal(f.Sites, other.Sites) && slices.Equal(f.Types, other.Types) &&
+		slices.Equal(f.Orders, other.Orders) &&
 		slices.Equal(f.OrderStatuses, other.OrderStatuses) && f.ChangedOnly == other.ChangedOnly
 }
 

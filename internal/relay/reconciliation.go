@@ -87,10 +87,12 @@ func (d *Reconciliation) Want(w ReconcileWant, begun string, now time.Time) {
 	case slices.Equal(w.Causes, []ReconcileCause{CauseNightly}):
 		// the current run does what it is for
 	case begun == "" && r.Position == r.From && !r.Wrapped: // the run has read nothing yet
-		r.Causes, r.Since, r.Delivered = addCauses(r.Causes, w.Causes), earlier(r.Since, w.Since), r.Delivered || w.Delivered
+		r.Causes, r.Since, r.Delivered = addCauses(r.Causes, w.Causes),
+			earlier(r.Since, w.Since), r.Delivered || w.Delivered
 		r.Until, r.WantedAt = r.From, now
 		if n := d.Next; n != nil { // the run covers that as well
-			r.Causes, r.Since, r.Delivered = addCauses(r.Causes, n.Causes), earlier(r.Since, n.Since), r.Delivered || n.Delivered
+			r.Causes, r.Since, r.Delivered = addCauses(r.Causes, n.Causes),
+				earlier(r.Since, n.Since), r.Delivered || n.Delivered
 			d.Next = nil
 		}
 	default:
@@ -99,7 +101,8 @@ func (d *Reconciliation) Want(w ReconcileWant, begun string, now time.Time) {
 		}
 		n := d.Next
 		n.At = now
-		n.Causes, n.Since, n.Delivered = addCauses(n.Causes, w.Causes), earlier(n.Since, w.Since), n.Delivered || w.Delivered
+		n.Causes, n.Since, n.Delivered = addCauses(n.Causes, w.Causes),
+			earlier(n.Since, w.Since), n.Delivered || w.Delivered
 		n.Whole = n.Whole || n.Delivered && !r.Delivered
 		if n.Until = r.Position; begun != "" {
 			n.Until = begun

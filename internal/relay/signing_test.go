@@ -43,7 +43,8 @@ func TestSecretsSignAsLongAsPromised(t *testing.T) {
 				switch err := c.EndSecret(SigningSecret{Secret: one}.Fingerprint(), now); {
 				case older && err == nil:
 					delete(until, one)
-				case one == present && errors.Is(err, ErrPresentSecret), !older && one != present && errors.Is(err, ErrNoSecret):
+				case one == present && errors.Is(err, ErrPresentSecret),
+					!older && one != present && errors.Is(err, ErrNoSecret):
 				default:
 					t.Fatalf("ended %s: %v", one, err)
 				}

@@ -31,7 +31,8 @@ type Tally struct {
 func (t Tally) After(last uint64, now time.Time, records []AttemptRecord) Tally {
 	next := Tally{Hour: now.UTC().Truncate(time.Hour), Before: last}
 	if last != 0 && !next.Hour.After(t.Hour) { // also if this clock is behind the one before
-		next = Tally{t.Hour, t.Before, maps.Clone(t.Ends), maps.Clone(t.Outcomes), Durations{slices.Clone(t.Durations.counts)}}
+		next = Tally{t.Hour, t.Before, maps.Clone(t.Ends), maps.Clone(t.Outcomes),
+			Durations{slices.Clone(t.Durations.counts)}}
 	}
 	for i := range records {
 		next.add(&records[i])
@@ -79,7 +80,9 @@ const perOctave, octaveBits = 8, 3
 func (d *Durations) Add(millis float64) { d.count(bucketOf(millis), 1) }
 
 func (d *Durations) count(bucket int, n uint64) {
-	i, found := slices.BinarySearchFunc(d.counts, bucket, func(c bucketCount, bucket int) int { return c.bucket - bucket })
+	i, found := slices.BinarySearchFunc(d.counts, bucket, func(c bucketCount, bucket int) int {
+		return c.bucket - bucket
+	})
 	if !found {
 		d.counts = slices.Insert(d.counts, i, bucketCount{bucket: bucket})
 	}

@@ -22,7 +22,8 @@ func TestTallyIsThatOfTheRecords(t *testing.T) {
 		var hour []AttemptRecord
 		var newest time.Time // the latest hour so far: a clock that is behind does not go back to one before
 		for range rapid.IntRange(1, 30).Draw(t, "batches") {
-			now = now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, 20 * time.Minute, -2 * time.Hour}).Draw(t, "later"))
+			now = now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, 20 * time.Minute, -2 * time.Hour}).Draw(t,
+				"later"))
 			if last > 0 && now.Truncate(time.Hour).After(newest) {
 				hour, wantBefore = nil, last
 			}
@@ -56,7 +57,8 @@ func drawRecord(t *rapid.T) AttemptRecord {
 		r.DurationMillis = math.Trunc(math.Exp(rapid.Float64Range(-6, 11).Draw(t, "millis"))*1000) / 1000
 	}
 	if r.Number == 0 || rapid.Bool().Draw(t, "closing") {
-		r.Closing = rapid.SampledFrom([]DeliveryStatus{DeliveryDelivered, DeliveryFailed, DeliverySkipped, DeliveryExpired}).Draw(t, "end")
+		r.Closing = rapid.SampledFrom(
+			[]DeliveryStatus{DeliveryDelivered, DeliveryFailed, DeliverySkipped, DeliveryExpired}).Draw(t, "end")
 	}
 	return r
 }

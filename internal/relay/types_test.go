@@ -72,7 +72,8 @@ func TestEveryTypeThatIsTakenMatchesAnEvent(t *testing.T) {
 	for _, choice := range typeChoices() {
 		matched := false
 		for _, typ := range types {
-			matched = matched || Filter{Types: []string{choice}}.Matches(Traits{Site: "leeds", Type: typ, Order: "order"})
+			matched = matched || Filter{
+				Types: []string{choice}}.Matches(Traits{Site: "leeds", Type: typ, Order: "order"})
 		}
 		if !matched {
 			t.Errorf("%s matches no event", choice)

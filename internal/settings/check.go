@@ -73,7 +73,8 @@ func (s Serve) Check() (Config, error) {
 	if err := s.readMetricsToken(&t, admins); err != nil {
 		return Config{}, err
 	}
-	if err := t.required("RELAY_AUDATEX_CLIENT_SECRET", &s.AudatexClientSecret, s.AudatexClientSecretFile, pasted.Secret,
+	if err := t.required("RELAY_AUDATEX_CLIENT_SECRET", &s.AudatexClientSecret, s.AudatexClientSecretFile,
+		pasted.Secret,
 		"the vendor gives it together with the client id"); err != nil {
 		return Config{}, err
 	}
@@ -82,7 +83,8 @@ func (s Serve) Check() (Config, error) {
 	case err != nil:
 		return Config{}, err
 	case len(keyset) == 0 && s.NATSURL != "":
-		return Config{}, missing("RELAY_ENCRYPTION_KEYS", "make it once with `relay keys` and keep it apart from the data")
+		return Config{}, missing("RELAY_ENCRYPTION_KEYS",
+			"make it once with `relay keys` and keep it apart from the data")
 	}
 	stored, err := s.Store.check(s.Log, &t)
 	if err != nil {
@@ -92,7 +94,8 @@ func (s Serve) Check() (Config, error) {
 		StoreConfig: stored, Serving: s.Serving, Vendor: s.Vendor, Callbacks: s.Callbacks, Listen: s.Listen,
 		Keyset: keyset, Admins: admins,
 	}
-	for _, check := range []func() error{c.checkServing, c.checkListen, c.checkURLs, c.checkVendor, c.checkNight, c.checkCallbacks} {
+	for _, check := range []func() error{c.checkServing, c.checkListen, c.checkURLs, c.checkVendor,
+		c.checkNight, c.checkCallbacks} {
 		if err := check(); err != nil {
 			return Config{}, err
 		}
@@ -146,7 +149,8 @@ func (c *StoreConfig) checkStorage() error {
 	if c.SyncAlways = c.StorageSync == "always"; !c.SyncAlways {
 		d, err := parseDuration(c.StorageSync)
 		if err != nil || d <= 0 {
-			return Wrong("RELAY_STORAGE_SYNC", "%s is neither a duration above zero nor 'always'", shownWord(c.StorageSync))
+			return Wrong("RELAY_STORAGE_SYNC", "%s is neither a duration above zero nor 'always'",
+				shownWord(c.StorageSync))
 		}
 		c.SyncEvery = d
 	}
@@ -163,9 +167,12 @@ func (c *StoreConfig) checkStorage() error {
 		return Wrong("RELAY_STREAM_REPLICAS", "%d is not between 1 and 5", c.StreamReplicas)
 	}
 	if c.StreamReplicas > 1 && c.NATSURL == "" {
-		return Wrong("RELAY_STREAM_REPLICAS", "%d copies want an external cluster (RELAY_NATS_URL); the embedded store keeps one", c.StreamReplicas)
+		return Wrong("RELAY_STREAM_REPLICAS",
+			"%d copies want an external cluster (RELAY_NATS_URL); the embedded store keeps one", c.StreamReplicas)
 	}
-	if c.NATSPrefix == "" || strings.ContainsFunc(c.NATSPrefix, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-') }) {
+	if c.NATSPrefix == "" || strings.ContainsFunc(c.NATSPrefix, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-')
+	}) {
 		return Wrong("RELAY_NATS_PREFIX", "%s must be letters a-z, digits and -", shownWord(c.NATSPrefix))
 	}
 	if c.NATSURL == "" && c.DataDir == "" {
@@ -182,7 +189,8 @@ func (c *StoreConfig) checkLogging() error {
 }
 
 func (c *Config) checkServing() error {
-	for _, a := range []struct{ name, value string }{{"RELAY_HTTP_ADDR", c.HTTPAddr}, {"RELAY_METRICS_ADDR", c.MetricsAddr}} {
+	for _, a := range []struct{ name, value string }{{"RELAY_HTTP_ADDR", c.HTTPAddr},
+		{"RELAY_METRICS_ADDR", c.MetricsAddr}} {
 		if err := CheckListener(a.value); err != nil {
 			return Wrong(a.name, "%w", err)
 		}
@@ -193,7 +201,8 @@ func (c *Config) checkServing() error {
 			return Wrong("RELAY_TRUSTED_PROXIES", "%w", err)
 		}
 		if network.Bits() == 0 {
-			return Wrong("RELAY_TRUSTED_PROXIES", "%s is every address: then anybody may say that he is somebody else. Name the proxies' own networks", network)
+			return Wrong("RELAY_TRUSTED_PROXIES", "%s is every address: then anybody may say that he is somebody "+
+				"else. Name the proxies' own networks", network)
 		}
 		c.Proxies = append(c.Proxies, network)
 	}
@@ -206,7 +215,8 @@ func (c *Config) checkListen() error {
 			return Wrong("RELAY_NATS_LISTEN", "%w", err)
 		}
 		if c.NATSURL != "" {
-			return Wrong("RELAY_NATS_LISTEN", "is for the embedded server; with RELAY_NATS_URL subscribers go to the external cluster")
+			return Wrong("RELAY_NATS_LISTEN",
+				"is for the embedded server; with RELAY_NATS_URL subscribers go to the external cluster")
 		}
 	}
 	if (c.NATSListenCert == "") != (c.NATSListenKey == "") {
@@ -226,7 +236,8 @@ func (c *Config) checkVendor() (err error) {
 		return Wrong("RELAY_AUDATEX_TOPIC", "%w", err)
 	}
 	if c.Location, err = time.LoadLocation(c.AudatexTimezone); err != nil || c.AudatexTimezone == "Local" {
-		return Wrong("RELAY_AUDATEX_TIMEZONE", "%s is no time zone such as UTC or Europe/London", shownWord(c.AudatexTimezone))
+		return Wrong("RELAY_AUDATEX_TIMEZONE", "%s is no time zone such as UTC or Europe/London",
+			shownWord(c.AudatexTimezone))
 	}
 	if c.AudatexRate < 1 {
 		return Wrong("RELAY_AUDATEX_RATE", "%d is not a number of requests a minute above zero", c.AudatexRate)
@@ -255,7 +266,9 @@ func checkTopic(topic string) error {
 	switch {
 	case topic == "":
 		return errors.New("is empty: PARTS.ORDER is the topic of parts orders")
-	case len(topic) > 128 || slices.Contains(segments, "") || slices.ContainsFunc(segments, func(s string) bool { return strings.ContainsFunc(s, foreign) }):
+	case len(topic) > 128 || slices.Contains(segments, "") || slices.ContainsFunc(segments, func(s string) bool {
+		return strings.ContainsFunc(s, foreign)
+	}):
 		return fmt.Errorf("%s is no topic such as PARTS.ORDER", shownWord(topic))
 	case len(segments) == 1:
 		return fmt.Errorf("%s is a whole family of topics, and whatever the vendor adds to it would come as well: "+
@@ -277,7 +290,8 @@ func (c *Config) checkNight() error {
 	begin, errBegin := time.Parse("15:04", strings.TrimSpace(from))
 	end, errEnd := time.Parse("15:04", strings.TrimSpace(to))
 	if !isSpan || errBegin != nil || errEnd != nil {
-		return Wrong("RELAY_NIGHTLY_RECONCILE", "%s is neither two times of day such as 01:00-05:00 nor '%s'", shownWord(c.NightlyReconcile), off)
+		return Wrong("RELAY_NIGHTLY_RECONCILE", "%s is neither two times of day such as 01:00-05:00 nor '%s'",
+			shownWord(c.NightlyReconcile), off)
 	}
 	midnight := time.Date(begin.Year(), begin.Month(), begin.Day(), 0, 0, 0, 0, begin.Location())
 	c.Night = Night{From: begin.Sub(midnight), Length: end.Sub(begin), Location: c.Location}

@@ -36,7 +36,9 @@ func TestAdministratorsFilesAreReadAgain(t *testing.T) {
 	var log bytes.Buffer
 	admins, failed, logger := access.NewAdmins(first), "", slog.New(slog.NewTextHandler(&log, nil))
 	again := func() {
-		failed = readAgain(logger, "the administrators' tokens", failed, read, func(read []access.Admin) { admins.Renew(read, logger) })
+		failed = readAgain(logger, "the administrators' tokens", failed, read, func(read []access.Admin) {
+			admins.Renew(read, logger)
+		})
 	}
 	known := func(token, want string) {
 		t.Helper()
@@ -69,7 +71,8 @@ func TestAdministratorsFilesAreReadAgain(t *testing.T) {
 	if n := strings.Count(log.String(), "level=ERROR"); n != 4 {
 		t.Errorf("%d errors were told, want one for each: %s", n, log.String())
 	}
-	if !strings.Contains(log.String(), "added=[ops-2] removed=[night]") || strings.Contains(log.String(), "token-of") || strings.Contains(log.String(), "token-without") {
+	if !strings.Contains(log.String(), "added=[ops-2] removed=[night]") || strings.Contains(log.String(), "token-of") ||
+		strings.Contains(log.String(), "token-without") {
 		t.Errorf("log: %s", log.String())
 	}
 }
@@ -84,7 +87,8 @@ func TestRereads(t *testing.T) {
 		var reads [2]atomic.Int32
 		for i := range reads {
 			following.Go(func() {
-				Follow(ctx, slog.New(slog.DiscardHandler), &rereads, "a file", func() (int, error) { return 0, nil }, func(int) { reads[i].Add(1) })
+				Follow(ctx, slog.New(slog.DiscardHandler), &rereads, "a file", func() (int, error) { return 0, nil },
+					func(int) { reads[i].Add(1) })
 			})
 		}
 		synctest.Wait()

@@ -29,7 +29,8 @@ func (c *StoreConfig) checkNATS() error {
 	case c.NATSPassword != "" && c.NATSUser == "":
 		return Wrong("RELAY_NATS_USER", "is missing: RELAY_NATS_PASSWORD is given")
 	case login && (c.NATSCreds != "" || c.NATSUser != ""):
-		return Wrong("RELAY_NATS_URL", "holds a login, and RELAY_NATS_CREDS or RELAY_NATS_USER is given: give one of them")
+		return Wrong("RELAY_NATS_URL",
+			"holds a login, and RELAY_NATS_CREDS or RELAY_NATS_USER is given: give one of them")
 	}
 	if c.NATSCreds != "" {
 		if err := checkCreds(c.NATSCreds); err != nil {
@@ -64,11 +65,13 @@ func (c *StoreConfig) checkServers() (login bool, err error) {
 			server = "nats://" + server // as the NATS client reads it
 		}
 		parsed, err := parseAddress(server, "nats", "tls", "ws", "wss")
-		if err == nil && (strings.Trim(parsed.Path, "/") != "" || parsed.RawQuery != "" || parsed.ForceQuery || strings.Contains(server, "#")) {
+		if err == nil && (strings.Trim(parsed.Path, "/") != "" || parsed.RawQuery != "" || parsed.ForceQuery ||
+			strings.Contains(server, "#")) {
 			err = errors.New("has a path, a query or a fragment")
 		}
 		if err != nil {
-			return false, Wrong("RELAY_NATS_URL", "address %d is not one such as nats://host:4222 or tls://host:4222: it %w", i+1, err)
+			return false, Wrong("RELAY_NATS_URL",
+				"address %d is not one such as nats://host:4222 or tls://host:4222: it %w", i+1, err)
 		}
 		ws := strings.HasPrefix(parsed.Scheme, "ws")
 		if i > 0 && ws != websocket {

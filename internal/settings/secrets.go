@@ -17,7 +17,8 @@ import (
 type texts struct{ trimmed []string }
 
 // kinds of texts by their tag.
-var kinds = map[string]pasted.Kind{"": pasted.Token, "secret": pasted.Secret, "password": pasted.Password, "document": pasted.Document}
+var kinds = map[string]pasted.Kind{"": pasted.Token, "secret": pasted.Secret, "password": pasted.Password,
+	"document": pasted.Document}
 
 // cleanAll cleans every text of settings, a pointer to a struct.
 func (t *texts) cleanAll(settings any) error { return t.cleanStruct(reflect.ValueOf(settings).Elem()) }
@@ -145,7 +146,8 @@ func (k Keys) read(t *texts) ([]byte, error) {
 	for one := range strings.FieldsFuncSeq(keys, func(r rune) bool { return strings.ContainsRune(", \n\r\t", r) }) {
 		decoded, err := base64.StdEncoding.DecodeString(one)
 		if err != nil {
-			return nil, Wrong("RELAY_ENCRYPTION_KEYS", "is neither a Tink keyset in JSON nor base64 of one (make one with `relay keys`), nor a list of them")
+			return nil, Wrong("RELAY_ENCRYPTION_KEYS",
+				"is neither a Tink keyset in JSON nor base64 of one (make one with `relay keys`), nor a list of them")
 		}
 		all = append(append(all, decoded...), '\n')
 	}
@@ -183,8 +185,9 @@ func (s Serving) readAdmins(t *texts) ([]access.Admin, error) {
 		return nil, Wrong("RELAY_ADMIN_TOKENS", "%w", err)
 	}
 	if len(admins) == 0 {
-		return nil, Wrong("RELAY_ADMIN_TOKEN", "is required, or RELAY_ADMIN_TOKENS with a name for each: choose a long random token for the "+
-			"administrator (or name a file in RELAY_ADMIN_TOKEN_FILE or RELAY_ADMIN_TOKENS_FILE)")
+		return nil, Wrong("RELAY_ADMIN_TOKEN",
+			"is required, or RELAY_ADMIN_TOKENS with a name for each: choose a long random token for the "+
+				"administrator (or name a file in RELAY_ADMIN_TOKEN_FILE or RELAY_ADMIN_TOKENS_FILE)")
 	}
 	return admins, nil
 }

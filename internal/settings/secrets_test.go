@@ -17,9 +17,12 @@ func TestWhatWasPastedAroundASettingIsTakenAwayWithAWarning(t *testing.T) {
 	const around = "\ufeff \t%\r\n "
 	pasted := func(value string) string { return strings.ReplaceAll(around, "%", value) }
 	s := given(t)
-	s.AdminToken, s.AudatexClientID, s.AudatexClientSecret = pasted(testAdminToken), pasted("id"), pasted(testClientSecret)
-	s.PublicURL, s.AudatexBaseURL, s.AudatexAuthURL = pasted("https://relay.example.com"), pasted("https://a.example.com/api/"), pasted("https://b.example.com/")
-	s.AudatexTokenURL, s.CallbackProxy, s.NATSURL = pasted("https://c.example.com/token"), pasted("http://us:pass@proxy:3128"), pasted("nats://a:4222, nats://b:4222")
+	s.AdminToken, s.AudatexClientID, s.AudatexClientSecret = pasted(testAdminToken),
+		pasted("id"), pasted(testClientSecret)
+	s.PublicURL, s.AudatexBaseURL, s.AudatexAuthURL = pasted("https://relay.example.com"),
+		pasted("https://a.example.com/api/"), pasted("https://b.example.com/")
+	s.AudatexTokenURL, s.CallbackProxy, s.NATSURL = pasted("https://c.example.com/token"),
+		pasted("http://us:pass@proxy:3128"), pasted("nats://a:4222, nats://b:4222")
 	s.NATSUser, s.NATSPassword, s.EncryptionKeys = pasted("relay"), "\ufeff hush \r\n", pasted("{\n}")
 	s.HTTPAddr, s.LogLevel, s.AudatexScopes = pasted(":8080"), "info\n", []string{"A", " B"}
 	c, err := s.Check()
@@ -28,17 +31,22 @@ func TestWhatWasPastedAroundASettingIsTakenAwayWithAWarning(t *testing.T) {
 	}
 	for _, got := range []struct{ got, want string }{
 		{c.AdminToken, testAdminToken}, {c.AudatexClientID, "id"}, {c.AudatexClientSecret, testClientSecret},
-		{c.PublicURL, "https://relay.example.com"}, {c.AudatexBaseURL, "https://a.example.com/api"}, {c.AudatexAuthURL, "https://b.example.com"},
-		{c.AudatexTokenURL, "https://c.example.com/token"}, {c.Proxy.Host, "proxy:3128"}, {c.NATSURL, "nats://a:4222,nats://b:4222"},
-		{c.NATSUser, "relay"}, {c.NATSPassword, " hush "}, {string(c.Keyset), "{\n}"}, {c.HTTPAddr, ":8080"}, {strings.Join(c.AudatexScopes, ","), "A,B"},
+		{c.PublicURL, "https://relay.example.com"}, {c.AudatexBaseURL, "https://a.example.com/api"},
+		{c.AudatexAuthURL, "https://b.example.com"},
+		{c.AudatexTokenURL, "https://c.example.com/token"}, {c.Proxy.Host, "proxy:3128"},
+		{c.NATSURL, "nats://a:4222,nats://b:4222"},
+		{c.NATSUser, "relay"}, {c.NATSPassword, " hush "}, {string(c.Keyset), "{\n}"}, {c.HTTPAddr, ":8080"},
+		{strings.Join(c.AudatexScopes, ","), "A,B"},
 	} {
 		if got.got != got.want {
 			t.Errorf("%q, want %q", got.got, got.want)
 		}
 	}
 	want := []string{
-		"RELAY_ADMIN_TOKEN", "RELAY_AUDATEX_AUTH_URL", "RELAY_AUDATEX_BASE_URL", "RELAY_AUDATEX_CLIENT_ID", "RELAY_AUDATEX_CLIENT_SECRET",
-		"RELAY_AUDATEX_TOKEN_URL", "RELAY_CALLBACK_PROXY", "RELAY_ENCRYPTION_KEYS", "RELAY_HTTP_ADDR", "RELAY_LOG_LEVEL", "RELAY_NATS_PASSWORD",
+		"RELAY_ADMIN_TOKEN", "RELAY_AUDATEX_AUTH_URL", "RELAY_AUDATEX_BASE_URL", "RELAY_AUDATEX_CLIENT_ID",
+		"RELAY_AUDATEX_CLIENT_SECRET",
+		"RELAY_AUDATEX_TOKEN_URL", "RELAY_CALLBACK_PROXY", "RELAY_ENCRYPTION_KEYS", "RELAY_HTTP_ADDR",
+		"RELAY_LOG_LEVEL", "RELAY_NATS_PASSWORD",
 		"RELAY_NATS_URL", "RELAY_NATS_USER", "RELAY_PUBLIC_URL",
 	}
 	if slices.Sort(c.trimmed); !slices.Equal(c.trimmed, want) {
@@ -46,7 +54,8 @@ func TestWhatWasPastedAroundASettingIsTakenAwayWithAWarning(t *testing.T) {
 	}
 	var log bytes.Buffer
 	c.Warn(slog.New(slog.NewTextHandler(&log, nil)))
-	if got := log.String(); strings.Count(got, "level=WARN") != len(want) || strings.Contains(got, "hush") || !strings.Contains(got, "setting=RELAY_NATS_PASSWORD") {
+	if got := log.String(); strings.Count(got, "level=WARN") != len(want) || strings.Contains(got, "hush") ||
+		!strings.Contains(got, "setting=RELAY_NATS_PASSWORD") {
 		t.Errorf("log: %s", got)
 	}
 }
@@ -83,7 +92,8 @@ func TestSecretsInFilesOfWindows(t *testing.T) {
 		s.AudatexClientSecret, s.AudatexClientSecretFile = "", secretFile(t, tt.content)
 		c, err := s.Check()
 		if tt.err != "" {
-			if err == nil || !strings.HasPrefix(err.Error(), "RELAY_AUDATEX_CLIENT_SECRET_FILE: ") || !strings.Contains(err.Error(), tt.err) || strings.Contains(err.Error(), "a-sec") {
+			if err == nil || !strings.HasPrefix(err.Error(), "RELAY_AUDATEX_CLIENT_SECRET_FILE: ") ||
+				!strings.Contains(err.Error(), tt.err) || strings.Contains(err.Error(), "a-sec") {
 				t.Errorf("%.20q: %v, want an error about %s", tt.content, err, tt.err)
 			}
 			continue
@@ -101,11 +111,16 @@ func TestSecretsInFilesOfWindows(t *testing.T) {
 
 func TestNoErrorQuotesAnAddress(t *testing.T) {
 	t.Parallel()
-	for _, flag := range []string{"public-url", "audatex-base-url", "audatex-auth-url", "audatex-token-url", "callback-proxy", "nats-url", "http-addr", "metrics-addr", "nats-listen", "callback-allow-cidrs", "trusted-proxies"} {
+	for _, flag := range []string{"public-url", "audatex-base-url", "audatex-auth-url", "audatex-token-url",
+		"callback-proxy", "nats-url", "http-addr", "metrics-addr", "nats-listen",
+		"callback-allow-cidrs", "trusted-proxies"} {
 		for _, value := range []string{
-			"us:hush@host:1", "//us:hush@host", "us:hush@host/path", "ftp://us:hush@host", "http://us:hush@:80", "http://us:hush@host:port", "http://us:hush@ho st",
-			"http://us:hu/hush@host", "http://us:12/hush@host:1", "http://us:12?hush@host:1", "http://us:12#hush@host:1", "http://us:%zhush@host", "http://[::hush", "nats://us:12/hush@host:4222",
-			"nats://us:hu#hush@host", "nats://us;hush/host", "http:/us:hush@host", "hush", "https://us:hush|x/host", "hush:pass:x", "http://us:hush@host:99999", "\"http://us:hush@host\"", "http://hush\x01",
+			"us:hush@host:1", "//us:hush@host", "us:hush@host/path", "ftp://us:hush@host", "http://us:hush@:80",
+			"http://us:hush@host:port", "http://us:hush@ho st",
+			"http://us:hu/hush@host", "http://us:12/hush@host:1", "http://us:12?hush@host:1",
+			"http://us:12#hush@host:1", "http://us:%zhush@host", "http://[::hush", "nats://us:12/hush@host:4222",
+			"nats://us:hu#hush@host", "nats://us;hush/host", "http:/us:hush@host", "hush", "https://us:hush|x/host",
+			"hush:pass:x", "http://us:hush@host:99999", "\"http://us:hush@host\"", "http://hush\x01",
 		} {
 			if flag != "nats-url" && strings.HasPrefix(value, "nats://") {
 				continue
@@ -117,12 +132,14 @@ func TestNoErrorQuotesAnAddress(t *testing.T) {
 			s.EncryptionKeys = "{}"
 			_, err := s.Check()
 			var setting *Error
-			if !errors.As(err, &setting) || strings.Contains(err.Error(), "hush") || setting.Setting != "RELAY_"+strings.ToUpper(strings.ReplaceAll(flag, "-", "_")) {
+			if !errors.As(err, &setting) || strings.Contains(err.Error(), "hush") ||
+				setting.Setting != "RELAY_"+strings.ToUpper(strings.ReplaceAll(flag, "-", "_")) {
 				t.Errorf("--%s=%q: %v", flag, value, err)
 			}
 		}
 	}
-	for _, flag := range []string{"storage-sync", "nats-prefix", "audatex-auth-style", "audatex-pkce", "audatex-timezone", "log-level", "log-format"} {
+	for _, flag := range []string{"storage-sync", "nats-prefix", "audatex-auth-style", "audatex-pkce",
+		"audatex-timezone", "log-level", "log-format"} {
 		for _, value := range []string{"http://us:hush@host", "us:hush@host", "tls//hush@host", `http:\\us:hush`} {
 			_, err := given(t, "--"+flag+"="+value).Check()
 			var setting *Error
@@ -132,8 +149,10 @@ func TestNoErrorQuotesAnAddress(t *testing.T) {
 		}
 	}
 	for _, good := range []string{
-		"--callback-proxy=http://us:p%40ss@proxy:3128/", "--public-url=https://relay.example.com/a/b/", "--audatex-base-url=http://[::1]:8080/x", "--nats-url=us:pass@host:4222,tls://b",
-		"--audatex-base-url=https://büro.example.com", "--http-addr=[::1]:0", "--http-addr=localhost:1", "--nats-url=ws://a_b:80/",
+		"--callback-proxy=http://us:p%40ss@proxy:3128/", "--public-url=https://relay.example.com/a/b/",
+		"--audatex-base-url=http://[::1]:8080/x", "--nats-url=us:pass@host:4222,tls://b",
+		"--audatex-base-url=https://büro.example.com", "--http-addr=[::1]:0", "--http-addr=localhost:1",
+		"--nats-url=ws://a_b:80/",
 	} {
 		s := given(t, good)
 		s.EncryptionKeys = "{}"

@@ -32,7 +32,8 @@ func given(t *testing.T, flags ...string) Serve {
 	if err != nil {
 		t.Fatal(err)
 	}
-	required := []string{"--admin-token=" + testAdminToken, "--audatex-client-id=id", "--audatex-client-secret=" + testClientSecret}
+	required := []string{"--admin-token=" + testAdminToken, "--audatex-client-id=id",
+		"--audatex-client-secret=" + testClientSecret}
 	if _, err := parser.Parse(append(required, flags...)); err != nil {
 		t.Fatalf("parse %q: %v", flags, err)
 	}
@@ -46,7 +47,8 @@ func TestDefaultsAreThoseOfTheDesign(t *testing.T) {
 		t.Fatal(err)
 	}
 	hours := func(n int) time.Duration { return time.Duration(n) * time.Hour }
-	schedule := []time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minute, hours(2), hours(5), hours(10), hours(14), hours(20), hours(24)}
+	schedule := []time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minute, hours(2), hours(5), hours(10),
+		hours(14), hours(20), hours(24)}
 	if !slices.Equal(c.Schedule, schedule) {
 		t.Errorf("retry schedule %v, want %v", c.Schedule, schedule)
 	}
@@ -170,7 +172,8 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 
 func TestNetworksAreMasked(t *testing.T) {
 	t.Parallel()
-	c, err := given(t, "--callback-allow-cidrs=10.1.2.3/8, fd00::1/64", "--trusted-proxies=10.1.2.3/8, ::ffff:10.1.0.0/112,192.0.2.7").Check()
+	c, err := given(t, "--callback-allow-cidrs=10.1.2.3/8, fd00::1/64",
+		"--trusted-proxies=10.1.2.3/8, ::ffff:10.1.0.0/112,192.0.2.7").Check()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +181,8 @@ func TestNetworksAreMasked(t *testing.T) {
 	if !slices.Equal(c.Allow, want) {
 		t.Errorf("allowed networks %v, want %v", c.Allow, want)
 	}
-	want = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("192.0.2.7/32")}
+	want = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("10.1.0.0/16"),
+		netip.MustParsePrefix("192.0.2.7/32")}
 	if !slices.Equal(c.Proxies, want) {
 		t.Errorf("trusted proxies %v, want %v", c.Proxies, want)
 	}
@@ -209,7 +213,8 @@ func TestAnExternalClusterHasThreeCopiesAndNeedsKeys(t *testing.T) {
 	}{
 		{[]string{"--nats-password=hush"}, "RELAY_NATS_USER"},
 		{[]string{"--nats-user=relay"}, "RELAY_NATS_PASSWORD"},
-		{[]string{"--nats-url=nats://relay:hush@a:4222", "--nats-user=relay", "--nats-password=hush"}, "RELAY_NATS_URL"},
+		{[]string{"--nats-url=nats://relay:hush@a:4222", "--nats-user=relay", "--nats-password=hush"},
+			"RELAY_NATS_URL"},
 		{[]string{"--nats-user=relay", "--nats-password-file=missing"}, "RELAY_NATS_PASSWORD_FILE"},
 		{[]string{"--nats-creds=missing"}, "RELAY_NATS_CREDS"},
 		{[]string{"--nats-ca=missing"}, "RELAY_NATS_CA"},
@@ -222,7 +227,8 @@ func TestAnExternalClusterHasThreeCopiesAndNeedsKeys(t *testing.T) {
 			t.Errorf("%v: %v, want an error about %s", tt.flags, err, tt.setting)
 		}
 	}
-	if _, err := given(t, cluster, "--encryption-keys={}", "--nats-listen=:4222").Check(); !errors.As(err, &setting) || setting.Setting != "RELAY_NATS_LISTEN" {
+	if _, err := given(t, cluster, "--encryption-keys={}", "--nats-listen=:4222").Check(); !errors.As(err, &setting) ||
+		setting.Setting != "RELAY_NATS_LISTEN" {
 		t.Errorf("with a listener of its own: %v, want an error about RELAY_NATS_LISTEN", err)
 	}
 }
@@ -267,7 +273,8 @@ func TestMetricsToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for content, want := range map[string]string{"the-next-token-for-the-scraper\n": "the-next-token-for-the-scraper", "short": "", testAdminToken: "", "": ""} {
+	for content, want := range map[string]string{"the-next-token-for-the-scraper\n": "the-next-token-for-the-scraper",
+		"short": "", testAdminToken: "", "": ""} {
 		if err := os.WriteFile(s.MetricsTokenFile, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -281,7 +288,8 @@ func TestMetricsToken(t *testing.T) {
 	}
 	for _, wrong := range []string{"short", testAdminToken, strings.Repeat("a", 15)} {
 		s.MetricsToken, s.MetricsTokenFile = wrong, ""
-		if _, err := s.Check(); err == nil || !strings.HasPrefix(err.Error(), "RELAY_METRICS_TOKEN: ") || strings.Contains(err.Error(), wrong) {
+		if _, err := s.Check(); err == nil || !strings.HasPrefix(err.Error(), "RELAY_METRICS_TOKEN: ") ||
+			strings.Contains(err.Error(), wrong) {
 			t.Errorf("%q: %v", wrong, err)
 		}
 	}
@@ -303,7 +311,8 @@ func TestEncryptionKeysInBase64(t *testing.T) {
 		}
 	}
 	var setting *Error
-	if _, err := (Keys{EncryptionKeys: "not base64 nor JSON"}).Read(); !errors.As(err, &setting) || setting.Setting != "RELAY_ENCRYPTION_KEYS" {
+	if _, err := (Keys{EncryptionKeys: "not base64 nor JSON"}).Read(); !errors.As(err, &setting) ||
+		setting.Setting != "RELAY_ENCRYPTION_KEYS" {
 		t.Errorf("not a keyset: %v, want an error about RELAY_ENCRYPTION_KEYS", err)
 	}
 }
@@ -315,13 +324,16 @@ func TestSettingsNeverShowSecrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	var logged strings.Builder
-	slog.New(slog.NewTextHandler(&logged, nil)).Info("settings", "settings", given(t), "config", c, "store", c.StoreConfig)
-	for _, text := range []string{fmt.Sprint(c), fmt.Sprintf("%+v", c), fmt.Sprintf("%#v", c), fmt.Sprintf("%v %s %+v", &c, given(t), c.StoreConfig), logged.String()} {
+	slog.New(slog.NewTextHandler(&logged, nil)).Info("settings", "settings", given(t),
+		"config", c, "store", c.StoreConfig)
+	for _, text := range []string{fmt.Sprint(c), fmt.Sprintf("%+v", c), fmt.Sprintf("%#v", c),
+		fmt.Sprintf("%v %s %+v", &c, given(t), c.StoreConfig), logged.String()} {
 		if strings.Contains(text, testAdminToken) || strings.Contains(text, testClientSecret) {
 			t.Errorf("a secret is in %q", text)
 		}
 	}
-	for _, flag := range []string{"--callback-proxy=ftp://user:hush-hush@example.com", "--nats-url=nats://user:hush-hush@ex ample.com", "--nats-url=ftp://user:hush-hush@example.com"} {
+	for _, flag := range []string{"--callback-proxy=ftp://user:hush-hush@example.com",
+		"--nats-url=nats://user:hush-hush@ex ample.com", "--nats-url=ftp://user:hush-hush@example.com"} {
 		s := given(t, flag)
 		s.EncryptionKeys = "{}"
 		if _, err := s.Check(); err == nil || strings.Contains(err.Error(), "hush-hush") {
@@ -333,7 +345,8 @@ func TestSettingsNeverShowSecrets(t *testing.T) {
 func TestParseDuration(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]time.Duration{
-		"30d": 720 * time.Hour, "0d": 0, " 5s ": 5 * time.Second, "1h30m": 90 * time.Minute, "100ms": 100 * time.Millisecond,
+		"30d": 720 * time.Hour, "0d": 0, " 5s ": 5 * time.Second, "1h30m": 90 * time.Minute,
+		"100ms": 100 * time.Millisecond,
 	} {
 		if got, err := parseDuration(text); err != nil || got != want {
 			t.Errorf("parseDuration(%q) = %s, %v; want %s", text, got, err, want)

@@ -17,7 +17,8 @@ const variablePrefix = "RELAY_"
 // serviceLink matches what Kubernetes sets in every pod for a service whose name begins with
 // "relay", as a release of the chart's has: RELAY_SERVICE_HOST, RELAY_NATS_SERVICE_PORT_CLIENT,
 // RELAY_PORT_8080_TCP_ADDR. The other form, RELAY_PORT, is recognized by its value.
-var serviceLink = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
+var serviceLink = regexp.MustCompile(
+	`_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
 
 // UnknownVariables finds the variables that are no settings, with the setting that each may have
 // been meant for. No value is looked at but for the address of a service link.

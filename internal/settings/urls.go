@@ -27,7 +27,8 @@ func parseAddress(text string, schemes ...string) (*url.URL, error) {
 		return nil, errors.New("has a blank within it")
 	}
 	u, err := url.Parse(text)
-	const escapes = "in a user name or password % is written as %25, @ as %40, : as %3A, / as %2F, ? as %3F and # as %23"
+	const escapes = "in a user name or password % is written as %25, @ as %40, : as %3A, / as %2F, ? as %3F and # " +
+		"as %23"
 	switch {
 	case err != nil:
 		return nil, errors.New("cannot be read as an address: " + escapes)
@@ -111,8 +112,10 @@ func (c *Config) checkURLs() error {
 		if err != nil {
 			return Wrong("RELAY_CONSENT_RETURN_ORIGINS", "an entry %w", err)
 		}
-		if parsed.User != nil || strings.Trim(parsed.Path, "/") != "" || parsed.RawQuery != "" || parsed.ForceQuery || strings.Contains(origin, "#") {
-			return Wrong("RELAY_CONSENT_RETURN_ORIGINS", "an entry has more than an origin: it is written as https://bms.example, with a port if it needs one")
+		if parsed.User != nil || strings.Trim(parsed.Path, "/") != "" || parsed.RawQuery != "" || parsed.ForceQuery ||
+			strings.Contains(origin, "#") {
+			return Wrong("RELAY_CONSENT_RETURN_ORIGINS",
+				"an entry has more than an origin: it is written as https://bms.example, with a port if it needs one")
 		}
 		c.ConsentReturnOrigins[i] = ingress.OriginOf(parsed)
 	}

@@ -1,6 +1,6 @@
 // Package trouble remembers when work was held up by something that is not the relay's doing: a receiver that fails, a
-// callback that is paused, a vendor that does not respond. So what is late by the relay can be distinguished from what is late by
-// others. Begin reading at Times.Within.
+// callback that is paused, a vendor that does not respond. So what is late by the relay can be distinguished from what
+// is late by others. Begin reading at Times.Within.
 package trouble
 
 import (

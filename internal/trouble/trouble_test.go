@@ -55,7 +55,8 @@ func TestTimes(t *testing.T) {
 	want("time to catch up is bounded", 0, 100000, 24*60)
 }
 
-// However troubles come, what counts is at least the trouble itself, as far as that is remembered, and at most twice as much.
+// However troubles come, what counts is at least the trouble itself, as far as that is remembered, and at most twice as
+// much.
 func TestTimesProperty(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
