@@ -91,3 +91,21 @@ func (r *runner) superseded(epoch uint64) bool {
 	r.lease.Superseded(epoch)
 	return true
 }
+
+// write saves the document; what cannot be saved now stands in the next one, as each holds all there is.
+func (r *runner) write(ctx context.Context) {
+	if err := r.saveLate(ctx); err != nil && !r.lost {
+		// the store itself is complained of elsewhere
+		r.log.Debug("the outcome of a poll could not be stored yet", "error", err)
+	}
+}
+
+// saveLate is save for what is saved before the next poll if it cannot be now.
+func (r *runner) saveLate(ctx context.Context) error {
+	err := r.save(ctx)
+	if err == nil && r.unsaved { // an intent that was not stored by now never is
+		r.p.unsentPolls.Delete(r.config().ID)
+	}
+	r.unsaved = err != nil
+	return err
+}
