@@ -1,13 +1,7 @@
 // Package dispatcher delivers the events of the log to the callbacks that want them: step 4 of a notification's way.
-// Each event reaches every callback that it matches at least once, in order per order, or its delivery ends visibly.
-// An attempt is recorded before the cursor counts it. Begin reading at step.go: its switch has all that can happen.
-//
-// A callback belongs to a shard, and a shard to the replica that holds its lease. For each shard that it holds, a
-// replica has a loop (loop.go): the only goroutine that touches the shard's callbacks. A loop takes messages, lets the
-// core decide what they mean (step.go), and does what was decided in goroutines that send back another message. The
-// core has no channel, clock or store, so all its decisions are tested without them.
-//
-// The files, in the order in which an event goes through them:
+// Each event reaches every callback that it matches at least once, in order per order, or its delivery ends visibly,
+// and an attempt is recorded before the cursor counts it. Begin reading at step.go, whose switch has all that can
+// happen; the files, in the order in which an event goes through them:
 //
 //	adopt.go       loads the callbacks of a shard, and makes writes of former owners fail
 //	loop.go        takes what the shared reader (internal/logreader) has read, and does what the core decides
@@ -30,7 +24,12 @@
 //	config.go      what a Dispatcher is made from
 //	operator.go    what operators do with a delivery or a callback: retry, skip, test
 //	status.go      how a callback is doing (internal/backlog), for the API and the metrics
+package dispatcher
+
+// A callback belongs to a shard, and a shard to the replica that holds its lease. For each shard that it holds, a
+// replica has a loop (loop.go): the only goroutine that touches the shard's callbacks. A loop takes messages, lets the
+// core decide what they mean (step.go), and does what was decided in goroutines that send back another message. The
+// core has no channel, clock or store, so all its decisions are tested without them.
 //
 // When an order is tried again, the cursor (internal/cursor) decides by Config.Schedule. What deliveries share with
 // replays of a callback is in internal/delivery and internal/capacity.
-package dispatcher

@@ -14,7 +14,9 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// How reads and writes end when they do not succeed.
+// How reads and writes end when they do not succeed. A write ends in one of five ways: nil, ErrConflict (the condition
+// did not hold, nothing was written), ErrUnclear (no response in time: it may have been written, read back),
+// ErrUnavailable (it was not written; try again later) or ErrTooLarge.
 var (
 	ErrNotFound    = errors.New("not found in the store")
 	ErrConflict    = errors.New("the stored document or log is not at the expected place")

@@ -1,9 +1,8 @@
-// Package topology is the one table of everything the relay keeps in NATS: streams, buckets and
-// subjects, how they are created and brought up to date, and which formats the documents in them
-// may have (Formats). Nothing else in the program spells the name of a stream, a bucket or a
-// subject. What is not ours is never touched, and a store of a newer release is refused. Begin with
-// the tables here; apply.go brings a server to them, raise.go raises the formats during a rolling
-// upgrade.
+// Package topology is the one table of everything the relay keeps in NATS: streams, buckets and subjects, how they are
+// created and brought up to date, and which formats the documents in them may have (Formats). Nothing else in the
+// program spells the name of a stream, a bucket or a subject; what is not ours is never touched, and a store of a newer
+// release is refused. Begin with the tables here; apply.go brings a server to them, raise.go raises the formats during
+// a rolling upgrade.
 package topology
 
 import (
