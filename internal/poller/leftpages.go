@@ -109,8 +109,8 @@ func (p *Poller) storeLeft(ctx context.Context) bool {
 func (p *Poller) storeOne(ctx context.Context, h *unstoredPage) error {
 	_, err := p.put(ctx, h)
 	switch {
-	// its poll has no end in the inbox, so whoever takes the connection over suspects a gap
 	case errors.Is(err, errNeverFits):
+		// its poll has no end in the inbox, so whoever takes the connection over suspects a gap
 		p.Log.Error("a page of the vendor's queue that was held in memory is given up, as the store does not take it",
 			"connection", h.page.Connection, "poll_id", h.page.PollID, "bytes", len(h.page.Body), "error", err)
 	case err != nil:

@@ -145,8 +145,8 @@ func (p policy) judgeCarried(addr netip.Addr, inner []carriedAddr, kind string, 
 	form, found := p.allowed(addr), false
 	for _, c := range inner {
 		switch {
-		// no destination for packets: the address is in another place, or there is none
 		case thisNetwork.Contains(c.addr):
+			// no destination for packets: the address is in another place, or there is none
 		case p.allowed(c.addr):
 			found = found || !c.helper
 		case !form && kindOf(c.addr) != "":
