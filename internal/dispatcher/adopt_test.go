@@ -16,8 +16,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// A crash between any two writes of taking a shard on loses nothing and repeats nothing: lanes keep what waits and how often it was tried,
-// quiet callbacks stay where the watermark stood.
+// A crash between any two writes of taking a shard on loses nothing and repeats nothing: lanes keep what waits and how
+// often it was tried, quiet callbacks stay where the watermark stood.
 func TestCrashPointsOfAdoption(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -117,7 +117,8 @@ func TestEachShardIsListedOnce(t *testing.T) {
 	}
 }
 
-// Callbacks that come with a shard and are a little behind are read for together, also to a replica whose shared reader began later.
+// Callbacks that come with a shard and are a little behind are read for together, also to a replica whose shared reader
+// began later.
 func TestComersAreReadForTogether(t *testing.T) {
 	t.Parallel()
 	b, r, quiet := newBench(t), newReceiver(t, nil), newReceiver(t, nil)
@@ -131,8 +132,12 @@ func TestComersAreReadForTogether(t *testing.T) {
 	first := b.start()
 	b.publish("leeds", 1)
 	until(t, "all follow the log", func() bool {
-		docs, err := b.store.Cursors.All(context.Background(), store.CallbackCursors.Everywhere(), func(string, error) {})
-		return err == nil && len(docs) == callbacks+1 && !slices.ContainsFunc(docs, func(e store.Entry[cursor.Document]) bool { return e.Value.Behind })
+		docs, err := b.store.Cursors.All(context.Background(),
+			store.CallbackCursors.Everywhere(), func(string, error) {})
+		return err == nil && len(docs) == callbacks+1 &&
+			!slices.ContainsFunc(docs, func(e store.Entry[cursor.Document]) bool {
+				return e.Value.Behind
+			})
 	})
 	first.crash()
 	for i := range 100 {
@@ -153,14 +158,15 @@ func TestComersAreReadForTogether(t *testing.T) {
 	})
 	quiet.inOrder(t)
 	r.inOrder(t)
-	// The shared reader, the ride (two, if the machine was slow), and the busy one, which has not the room for all at once.
+	// The shared reader, the ride (two, if the machine was slow), and the busy one, which has not the room for all at
+	// once.
 	if n, _, _ := pages.Pending(); n > callbacks/2 {
 		t.Errorf("the log was read by %d readers", n)
 	}
 }
 
-// Callbacks of all shards that come to a replica at once are read for by at most three readers of the log: the shared one, one for those that
-// came, and another for those that came late.
+// Callbacks of all shards that come to a replica at once are read for by at most three readers of the log: the shared
+// one, one for those that came, and another for those that came late.
 func TestComersOfAllShardsNeedThreeReaders(t *testing.T) {
 	t.Parallel()
 	b, quiet := newBench(t), newReceiver(t, nil)
@@ -175,8 +181,12 @@ func TestComersOfAllShardsNeedThreeReaders(t *testing.T) {
 	}
 	first := b.start()
 	until(t, "all follow the log", func() bool {
-		docs, err := b.store.Cursors.All(context.Background(), store.CallbackCursors.Everywhere(), func(string, error) {})
-		return err == nil && len(docs) == relay.Shards && !slices.ContainsFunc(docs, func(e store.Entry[cursor.Document]) bool { return e.Value.Behind })
+		docs, err := b.store.Cursors.All(context.Background(),
+			store.CallbackCursors.Everywhere(), func(string, error) {})
+		return err == nil && len(docs) == relay.Shards &&
+			!slices.ContainsFunc(docs, func(e store.Entry[cursor.Document]) bool {
+				return e.Value.Behind
+			})
 	})
 	first.crash()
 	for i := range 300 {
@@ -232,7 +242,9 @@ func TestLoadingHoldsUpNobody(t *testing.T) {
 		t.Error("the other was delivered to before it was fenced")
 	}
 	release()
-	until(t, "the other gets all", func() bool { return late.distinct() == r.distinct()+moved.distinct() && late.distinct() > 1000 })
+	until(t, "the other gets all", func() bool {
+		return late.distinct() == r.distinct()+moved.distinct() && late.distinct() > 1000
+	})
 	late.inOrder(t)
 }
 
@@ -290,21 +302,29 @@ func TestPrepareClampsWhatIsBeyondTheLog(t *testing.T) {
 	ctx := context.Background()
 	beyond, within := store.CallbackCursor("beyond"), store.CallbackCursor("within")
 	carried := cursor.Carried{Epoch: 3, Adopted: 3, Generation: "g"}
-	put(b, b.store.Cursors, beyond, func(d *cursor.Document) { *d = cursor.Document{V: 1, Position: 50, Carried: carried} })
-	put(b, b.store.Cursors, within, func(d *cursor.Document) { *d = cursor.Document{V: 1, Position: 4, Carried: carried} })
+	put(b, b.store.Cursors, beyond, func(d *cursor.Document) {
+		*d = cursor.Document{V: 1, Position: 50, Carried: carried}
+	})
+	put(b, b.store.Cursors, within, func(d *cursor.Document) {
+		*d = cursor.Document{V: 1, Position: 4, Carried: carried}
+	})
 	put(b, b.store.Lanes, beyond+"."+order(1), func(l *cursor.Lane) {
 		*l = cursor.Lane{V: 1, Order: order(1), Entries: []uint64{2, 40}, Attempts: 2, Epoch: 3, Generation: "g"}
 	})
-	put(b, b.store.Lanes, within+"."+order(1), func(l *cursor.Lane) { // a lane is stored before the document that passes its entries
+	// a lane is stored before the document that passes its entries
+	put(b, b.store.Lanes, within+"."+order(1), func(l *cursor.Lane) {
 		*l = cursor.Lane{V: 1, Order: order(1), Entries: []uint64{7}, Epoch: 3, Generation: "g"}
 	})
-	put(b, b.store.Watermarks, store.WatermarkKey(5, "events"), func(w *store.Watermark) { *w = store.Watermark{Epoch: 3, Position: 60} })
+	put(b, b.store.Watermarks, store.WatermarkKey(5, "events"), func(w *store.Watermark) {
+		*w = store.Watermark{Epoch: 3, Position: 60}
+	})
 	b.join()
 	doc, _, err := b.store.Cursors.Get(ctx, beyond)
 	if err != nil || doc.Position != 5 || doc.Epoch != 3 || doc.Adopted != 3 {
 		t.Errorf("the document is %+v, %v", doc, err)
 	}
-	if l, _, err := b.store.Lanes.Get(ctx, beyond+"."+order(1)); err != nil || len(l.Entries) != 1 || l.Entries[0] != 2 || l.Attempts != 2 {
+	if l, _, err := b.store.Lanes.Get(ctx, beyond+"."+order(1)); err != nil || len(l.Entries) != 1 ||
+		l.Entries[0] != 2 || l.Attempts != 2 {
 		t.Errorf("the lane is %+v, %v", l, err)
 	}
 	if l, _, err := b.store.Lanes.Get(ctx, within+"."+order(1)); !errors.Is(err, store.ErrNotFound) {
@@ -313,7 +333,8 @@ func TestPrepareClampsWhatIsBeyondTheLog(t *testing.T) {
 	if doc, _, err := b.store.Cursors.Get(ctx, within); err != nil || doc.Position != 4 {
 		t.Errorf("the document within is %+v, %v", doc, err)
 	}
-	if w, _, err := b.store.Watermarks.Get(ctx, store.WatermarkKey(5, "events")); err != nil || w.Position != 5 || w.Epoch != 3 {
+	if w, _, err := b.store.Watermarks.Get(ctx, store.WatermarkKey(5, "events")); err != nil ||
+		w.Position != 5 || w.Epoch != 3 {
 		t.Errorf("the watermark is %+v, %v", w, err)
 	}
 	if told := b.told(relay.KindLogClamped); len(told) != 1 || told[0].details["cursors"] != 3 {

@@ -16,9 +16,9 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// A dispatcher is cut off from the store at random moments and abandoned, with failures, lanes and a full window in the air.
-// After the last restart every event has arrived, in order per order, under one webhook-id; what came twice was in flight or
-// not yet stored when a crash came.
+// A dispatcher is cut off from the store at random moments and abandoned, with failures, lanes and a full window in the
+// air. After the last restart every event has arrived, in order per order, under one webhook-id; what came twice was in
+// flight or not yet stored when a crash came.
 func TestCrashes(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -92,7 +92,10 @@ func TestStoreOutage(t *testing.T) {
 	for i := range 3 * limit {
 		b.publish("leeds", i)
 	}
-	until(t, "it has stopped", func() bool { s, _ := d.Details("bms"); return r.distinct() >= limit-10 && s.InFlight == 0 })
+	until(t, "it has stopped", func() bool {
+		s, _ := d.Details("bms")
+		return r.distinct() >= limit-10 && s.InFlight == 0
+	})
 	if n := r.distinct(); n > limit {
 		t.Errorf("%d were delivered while nothing could be stored, at most %d may be", n, limit)
 	}
@@ -135,8 +138,8 @@ func TestFencedOff(t *testing.T) {
 	}
 }
 
-// Two hundred callbacks to which nothing comes write nothing while others' events pass, and need not read those again after a
-// restart.
+// Two hundred callbacks to which nothing comes write nothing while others' events pass, and need not read those again
+// after a restart.
 func TestQuietCallbacksWriteNothing(t *testing.T) {
 	t.Parallel()
 	b, r := newBench(t), newReceiver(t, nil)
@@ -151,7 +154,8 @@ func TestQuietCallbacksWriteNothing(t *testing.T) {
 	isQuiet := func(subject string) bool { return strings.Contains(subject, ".callback.quiet-") }
 	until(t, "each has its first documents", func() bool {
 		n := 0
-		docs, err := b.store.Cursors.All(context.Background(), store.CallbackCursors.Everywhere(), func(string, error) {})
+		docs, err := b.store.Cursors.All(context.Background(),
+			store.CallbackCursors.Everywhere(), func(string, error) {})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -220,8 +224,8 @@ func TestLogCutOff(t *testing.T) {
 	until(t, "it is told", func() bool { return len(b.told(relay.KindLogClamped)) == 1 })
 }
 
-// One event that hangs does not keep the quiet callbacks of its shard from moving on: its callback's document is marked behind, and after
-// a restart it is sent again while the others begin where the log ended.
+// One event that hangs does not keep the quiet callbacks of its shard from moving on: its callback's document is marked
+// behind, and after a restart it is sent again while the others begin where the log ended.
 func TestStuckCallbackLetsTheWatermarkPass(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -37,7 +37,8 @@ func TestGoneDisablesUntilResumed(t *testing.T) {
 	}
 	until(t, "it is disabled and told", func() bool {
 		stored, _, err := b.store.Callbacks.Get(context.Background(), "bms")
-		return err == nil && stored.Disabled != nil && stored.Disabled.Reason == "gone" && len(b.told(relay.KindCallbackDisabled)) == 1
+		return err == nil && stored.Disabled != nil && stored.Disabled.Reason == "gone" &&
+			len(b.told(relay.KindCallbackDisabled)) == 1
 	})
 	for i := range 200 {
 		b.publish("leeds", i)
@@ -143,8 +144,10 @@ func TestFailingTooLongDisables(t *testing.T) {
 // Time in which a callback is paused, or in which nothing waits for it, is no time of failing: it disables nobody.
 func TestOnlyFailingDisables(t *testing.T) {
 	t.Parallel()
-	const tooLong, failing, retrying = time.Second, "audatex_relay_callback_failing_seconds", "audatex_relay_callback_retrying_orders"
-	for name, quiet := range map[string]func(b *bench, d *running, reg *prometheus.Registry, cb relay.Callback, first uint64, passes func()){
+	const tooLong, failing, retrying = time.Second, "audatex_relay_callback_failing_seconds",
+		"audatex_relay_callback_retrying_orders"
+	for name, quiet := range map[string]func(b *bench, d *running, reg *prometheus.Registry, cb relay.Callback,
+		first uint64, passes func()){
 		"paused": func(b *bench, d *running, reg *prometheus.Registry, cb relay.Callback, first uint64, passes func()) {
 			b.change("bms", func(cb *relay.Callback) { cb.Paused = true })
 			passes()
@@ -154,8 +157,10 @@ func TestOnlyFailingDisables(t *testing.T) {
 				b.t.Fatalf("retry: %v, %v", w, err)
 			}
 		},
-		"nothing waits": func(b *bench, d *running, _ *prometheus.Registry, cb relay.Callback, first uint64, passes func()) {
-			if w, err := d.Skip(context.Background(), "bms", cb.Generation, first); w != relay.PositionSkipped || err != nil {
+		"nothing waits": func(b *bench, d *running, _ *prometheus.Registry, cb relay.Callback,
+			first uint64, passes func()) {
+			if w, err := d.Skip(context.Background(), "bms", cb.Generation, first); w != relay.PositionSkipped ||
+				err != nil {
 				b.t.Fatalf("skip: %v, %v", w, err)
 			}
 			passes()
@@ -177,14 +182,17 @@ func TestOnlyFailingDisables(t *testing.T) {
 			until(t, "it fails", func() bool { return gathered(t, reg, failing, "bms") >= 0 })
 			var passed time.Time
 			quiet(b, d, reg, cb, first, func() {
-				until(t, "it does not fail any more", func() bool { return gathered(t, reg, failing, "bms") < 0 && time.Since(began) > tooLong })
+				until(t, "it does not fail any more", func() bool {
+					return gathered(t, reg, failing, "bms") < 0 && time.Since(began) > tooLong
+				})
 				passed = time.Now()
 			})
 			until(t, "it has failed again, and only since then", func() bool {
 				seconds := gathered(t, reg, failing, "bms")
 				return tries.Load() > 1 && seconds >= 0 && seconds <= time.Since(passed).Seconds()
 			})
-			if stored, _, err := b.store.Callbacks.Get(context.Background(), "bms"); err != nil || stored.Disabled != nil {
+			if stored, _, err := b.store.Callbacks.Get(context.Background(), "bms"); err != nil ||
+				stored.Disabled != nil {
 				t.Errorf("it is %+v, %v", stored.Disabled, err)
 			}
 		})
@@ -294,10 +302,15 @@ func TestChangesHoldForWhatWaits(t *testing.T) {
 				b.publish("york", 100+i)
 			}
 			// None in flight: one that is refused only after the change would wait for the schedule's hour.
-			until(t, "the receiver is found failing", func() bool { s, _ := d.Details("bms"); return s.Health == "open" && s.InFlight == 0 })
+			until(t, "the receiver is found failing", func() bool {
+				s, _ := d.Details("bms")
+				return s.Health == "open" && s.InFlight == 0
+			})
 			back.Store(true)
 			change(b)
-			until(t, "everything is closed", func() bool { return len(b.closings("bms", cb.Generation)) >= 20 && r.distinct() == 20 })
+			until(t, "everything is closed", func() bool {
+				return len(b.closings("bms", cb.Generation)) >= 20 && r.distinct() == 20
+			})
 			for _, ev := range r.events() {
 				if ev.Site != "leeds" {
 					t.Fatalf("an event of %s was delivered", ev.Site)
@@ -336,7 +349,10 @@ func TestExpired(t *testing.T) {
 	for i := range 100 {
 		b.publish("leeds", i)
 	}
-	until(t, "the circuit is open", func() bool { s, _ := d.Details("bms"); return s.Health == "open" && s.InFlight == 0 && s.Behind })
+	until(t, "the circuit is open", func() bool {
+		s, _ := d.Details("bms")
+		return s.Health == "open" && s.InFlight == 0 && s.Behind
+	})
 	js, err := jetstream.New(b.conn)
 	if err != nil {
 		t.Fatal(err)
@@ -391,7 +407,10 @@ func TestExpiredWhilePaused(t *testing.T) {
 		if err := stream.Purge(t.Context(), jetstream.WithPurgeSequence(first)); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "they are counted", func() bool { s, _ := d.Status("bms"); return s.Expired == int(first)-1 && s.Backlog == 101-int(first) })
+		until(t, "they are counted", func() bool {
+			s, _ := d.Status("bms")
+			return s.Expired == int(first)-1 && s.Backlog == 101-int(first)
+		})
 	}
 	until(t, "it is told", func() bool { return len(b.told(relay.KindDeliveriesExpired)) > 0 })
 	b.change("bms", func(cb *relay.Callback) { cb.Paused = false })
@@ -461,7 +480,8 @@ func TestOperatorsHand(t *testing.T) {
 	if v, _ := d.Delivery("bms", second, order(1)); v.Status != relay.DeliveryPending {
 		t.Errorf("the second stands at %+v", v)
 	}
-	if w, earlier, err := d.Retry("bms", cb.Generation, second, order(1)); w != relay.PositionEarlier || earlier != first || err != nil {
+	if w, earlier, err := d.Retry("bms", cb.Generation, second, order(1)); w != relay.PositionEarlier ||
+		earlier != first || err != nil {
 		t.Fatalf("a retry of the second: %v, %d, %v", w, earlier, err)
 	}
 	if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != relay.PositionDue || err != nil {

@@ -48,7 +48,9 @@ func TestALoadThatFailsInPartIsNotRepeatedForWhatWorks(t *testing.T) {
 		b.register(callback(id, r.URL))
 	}
 	d := b.join()
-	on, refused := d.gate.refuse(func(subject string) bool { return strings.Contains(subject, store.CallbackCursor(bad)) })
+	on, refused := d.gate.refuse(func(subject string) bool {
+		return strings.Contains(subject, store.CallbackCursor(bad))
+	})
 	d.take(allShards()...)
 	const events = 40
 	until(t, "the rest has failed several times", func() bool { return refused.Load() >= 3 })
@@ -69,7 +71,8 @@ func TestALoadThatFailsInPartIsNotRepeatedForWhatWorks(t *testing.T) {
 	}
 }
 
-// A replica is ready once its first shards have been loaded, however often that fails, and whether others are taken from it meanwhile.
+// A replica is ready once its first shards have been loaded, however often that fails, and whether others are taken
+// from it meanwhile.
 func TestReadyWaitsForLoadsThatFail(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -111,11 +114,13 @@ func TestAStartReadsAllShardsTogether(t *testing.T) {
 	all, listings := asked(""), asked("CONSUMER.CREATE.KV_relay_cursors.")
 	t.Logf("%d requests, %d listings of the cursors", all, listings)
 	if most := 200; listings == 0 || all > most {
-		t.Errorf("the start took %d requests, with %d listings of the cursors; at most %d are right", all, listings, most)
+		t.Errorf("the start took %d requests, with %d listings of the cursors; at most %d are right",
+			all, listings, most)
 	}
 }
 
-// A shard whose callbacks are written by somebody else all the time is loaded again and again, and the log has a line about it.
+// A shard whose callbacks are written by somebody else all the time is loaded again and again, and the log has a line
+// about it.
 func TestCallbacksThatStayContestedAreLogged(t *testing.T) {
 	t.Parallel()
 	b, out := newBench(t), &lines{}
@@ -134,7 +139,8 @@ func TestCallbacksThatStayContestedAreLogged(t *testing.T) {
 	d.gate.mu.Unlock()
 	d.take(relay.ShardOf("bms"))
 	until(t, "the log says so", func() bool {
-		return len(out.with("level=WARN", "callbacks could not be loaded", "shard="+strconv.Itoa(relay.ShardOf("bms")), "callbacks=1")) > 0
+		return len(out.with("level=WARN", "callbacks could not be loaded",
+			"shard="+strconv.Itoa(relay.ShardOf("bms")), "callbacks=1")) > 0
 	})
 	contests.Store(false)
 	d.ready()

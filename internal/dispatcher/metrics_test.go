@@ -11,7 +11,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// Deliveries and attempts are counted by how they ended, what waits is shown per callback, and the names keep Prometheus' rules.
+// Deliveries and attempts are counted by how they ended, what waits is shown per callback, and the names keep
+// Prometheus' rules.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -30,11 +31,13 @@ func TestMetrics(t *testing.T) {
 	b.publish("york", 2)
 	value := func(name, label string) float64 { return gathered(t, reg, name, label) }
 	until(t, "one waits", func() bool {
-		return value("audatex_relay_callback_backlog", "bms") == 1 && value("audatex_relay_callback_oldest_waiting_seconds", "bms") > 0
+		return value("audatex_relay_callback_backlog", "bms") == 1 &&
+			value("audatex_relay_callback_oldest_waiting_seconds", "bms") > 0
 	})
 	close(release)
 	until(t, "nothing waits", func() bool {
-		return value("audatex_relay_callback_backlog", "bms") == 0 && value("audatex_relay_callback_oldest_waiting_seconds", "bms") == 0
+		return value("audatex_relay_callback_backlog", "bms") == 0 &&
+			value("audatex_relay_callback_oldest_waiting_seconds", "bms") == 0
 	})
 	for what, want := range map[[2]string]float64{
 		{"audatex_relay_attempts_total", "success"}:     2,

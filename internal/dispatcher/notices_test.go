@@ -18,7 +18,9 @@ type unpublished struct {
 	left, refused atomic.Int64
 }
 
-func (u *unpublished) Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error {
+func (u *unpublished) Operational(
+	ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any,
+) error {
 	if u.left.Add(-1) >= 0 {
 		u.refused.Add(1)
 		return errRefused
@@ -70,7 +72,8 @@ func TestAFactIsPublishedWhileTheShardIsGivenUp(t *testing.T) {
 	}
 }
 
-// That cursors stand beyond the log's end is published before they are taken back: should the replica die in between, it is again.
+// That cursors stand beyond the log's end is published before they are taken back: should the replica die in between,
+// it is again.
 func TestWhatIsBeyondTheLogIsPublishedBeforeItIsTakenBack(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -109,7 +112,8 @@ func TestWhatIsBeyondTheLogIsPublishedBeforeItIsTakenBack(t *testing.T) {
 			until(t, "both are taken back", func() bool { now := positions(); return now[0] <= 1 && now[1] <= 1 })
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			if want := [2]uint64{50, 60}; len(before) == 0 || before[0] != want || load && (len(before) != 2 || before[1][0] != 50) || !load && len(before) != 1 {
+			if want := [2]uint64{50, 60}; len(before) == 0 || before[0] != want ||
+				load && (len(before) != 2 || before[1][0] != 50) || !load && len(before) != 1 {
 				t.Errorf("when that was published they stood at %v", before)
 			}
 		})
@@ -122,7 +126,9 @@ type asked struct {
 	before func()
 }
 
-func (a *asked) Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error {
+func (a *asked) Operational(
+	ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any,
+) error {
 	a.mu.Lock()
 	a.before()
 	a.mu.Unlock()

@@ -6,8 +6,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// A callback gets events while its client is the one that it was made by. When another client has the id it gets nothing more, and one
-// whose client is heard of later than the callback itself misses nothing.
+// A callback gets events while its client is the one that it was made by. When another client has the id it gets
+// nothing more, and one whose client is heard of later than the callback itself misses nothing.
 func TestACallbackDeliversForTheClientThatMadeItOnly(t *testing.T) {
 	t.Parallel()
 	b, first, second := newBench(t), newReceiver(t, nil), newReceiver(t, nil)

@@ -33,7 +33,8 @@ func punctuality(t *testing.T, reg *prometheus.Registry) (counts [4]float64) {
 	return counts
 }
 
-// What a receiver, its owner or the vendor delays is not the relay's delay; what the relay delays is, also of a receiver that fails.
+// What a receiver, its owner or the vendor delays is not the relay's delay; what the relay delays is, also of a
+// receiver that fails.
 func TestPunctual(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -54,7 +55,8 @@ func TestPunctual(t *testing.T) {
 	publish := func(site string, order int, ago, held time.Duration) {
 		id := "00000000-0000-4000-8000-00000000000" + string(rune('0'+order))
 		now := time.Now()
-		ev, err := relay.NewOrderEvent("", site, id, relay.TypeOrderCreated, uint64(now.UnixMicro()), now, relay.OrderData{Order: json.RawMessage(`{}`), Revision: 1})
+		ev, err := relay.NewOrderEvent("", site, id, relay.TypeOrderCreated, uint64(now.UnixMicro()), now,
+			relay.OrderData{Order: json.RawMessage(`{}`), Revision: 1})
 		if err != nil {
 			t.Fatal(err)
 		}

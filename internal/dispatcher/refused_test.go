@@ -11,8 +11,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// What a callback's filter refuses by its status, or because nothing has changed, does not wait for it: not all of it, not the
-// share of it where too much lies there to look at, and not the oldest.
+// What a callback's filter refuses by its status, or because nothing has changed, does not wait for it: not all of it,
+// not the share of it where too much lies there to look at, and not the oldest.
 func TestRefusedEventsDoNotWait(t *testing.T) {
 	t.Parallel()
 	b, r := newBench(t), newReceiver(t, nil)

@@ -19,9 +19,9 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Shards move at random between three dispatchers while events come and receivers fail now and then: handed over, taken from one
-// whose lease has run out, and taken from one that still believes in its lease. Everything arrives, in order per order, at every callback,
-// and what comes twice was in flight or not yet stored when somebody else took over.
+// Shards move at random between three dispatchers while events come and receivers fail now and then: handed over, taken
+// from one whose lease has run out, and taken from one that still believes in its lease. Everything arrives, in order
+// per order, at every callback, and what comes twice was in flight or not yet stored when somebody else took over.
 func TestShardsMoveUnderLoad(t *testing.T) {
 	t.Parallel()
 	seed, runs := uint64(time.Now().UnixNano()), 3
@@ -56,7 +56,8 @@ func moveShards(t *testing.T, b *bench, replicas []*running, random *rand.Rand, 
 			return 200
 		})
 		cb := callback(fmt.Sprintf("moves-%d-%d", run, i), receivers[i].URL)
-		for j := 0; i > 0 && relay.ShardOf(cb.ID) == relay.ShardOf(ids[i-1]) || i > 1 && relay.ShardOf(cb.ID) == relay.ShardOf(ids[0]); j++ {
+		for j := 0; i > 0 && relay.ShardOf(cb.ID) == relay.ShardOf(ids[i-1]) ||
+			i > 1 && relay.ShardOf(cb.ID) == relay.ShardOf(ids[0]); j++ {
 			cb.ID = fmt.Sprintf("moves-%d-%d-%d", run, i, j)
 		}
 		cb.Filter.Sites, cb.StartSeq = []string{site}, start
@@ -103,12 +104,14 @@ func moveShards(t *testing.T, b *bench, replicas []*running, random *rand.Rand, 
 	for i, r := range receivers {
 		until(t, "everything arrives at each callback", func() bool { return r.distinct() == published }, func() any {
 			status, delivers := replicas[at[i]].Status(ids[i])
-			return fmt.Sprintf("run %d, callback %d: %d of %d, its owner (%t): %+v", run, i, r.distinct(), published, delivers, status)
+			return fmt.Sprintf("run %d, callback %d: %d of %d, its owner (%t): %+v",
+				run, i, r.distinct(), published, delivers, status)
 		})
 		r.inOrder(t)
 		bound := taken[i] * (2*(4*4+32) + 4)
 		repeats := len(r.events()) - published
-		if t.Logf("run %d, callback %d: %d events, %d takeovers, %d repeats", run, i, published, taken[i], repeats); repeats > bound {
+		if t.Logf("run %d, callback %d: %d events, %d takeovers, %d repeats",
+			run, i, published, taken[i], repeats); repeats > bound {
 			t.Errorf("%d repeats, %d takeovers explain at most %d", repeats, taken[i], bound)
 		}
 		until(t, "its owner answers for it, and nobody else", func() bool {
@@ -122,7 +125,9 @@ func moveShards(t *testing.T, b *bench, replicas []*running, random *rand.Rand, 
 		until(t, "no lane of the present owner is left", func() bool {
 			lanes, err := b.store.Lanes.All(context.Background(), store.CallbackCursor(ids[i]), func(string, error) {})
 			doc, _, failed := b.store.Cursors.Get(context.Background(), store.CallbackCursor(ids[i]))
-			return err == nil && failed == nil && !slices.ContainsFunc(lanes, func(l store.Entry[cursor.Lane]) bool { return l.Value.Epoch >= doc.Adopted })
+			return err == nil && failed == nil && !slices.ContainsFunc(lanes, func(l store.Entry[cursor.Lane]) bool {
+				return l.Value.Epoch >= doc.Adopted
+			})
 		})
 	}
 	for i, id := range ids {
@@ -158,12 +163,13 @@ func TestTakeoverWithoutAGoodbye(t *testing.T) {
 	}
 }
 
-// A dispatcher wakes up with results it was about to store while another has taken over: nothing that the other has written changes, and
-// what it still managed to write is not taken for the other's.
+// A dispatcher wakes up with results it was about to store while another has taken over: nothing that the other has
+// written changes, and what it still managed to write is not taken for the other's.
 func TestStaleOwnerWritesNothing(t *testing.T) {
 	t.Parallel()
 	n := relay.ShardOf("busy")
-	for _, held := range []string{"attempts", "_lanes.", "_cursors." + store.CallbackCursor("busy"), "_cursors." + store.WatermarkKey(n, "events")} {
+	for _, held := range []string{"attempts", "_lanes.", "_cursors." + store.CallbackCursor("busy"),
+		"_cursors." + store.WatermarkKey(n, "events")} {
 		t.Run(held, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
@@ -197,7 +203,8 @@ func TestStaleOwnerWritesNothing(t *testing.T) {
 				s, _ := second.Details("busy")
 				doc, _, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("busy"))
 				mark, _, failed := b.store.Watermarks.Get(context.Background(), store.WatermarkKey(n, "events"))
-				return err == nil && failed == nil && doc.Epoch == 2 && doc.Position == 15 && s.Lanes == 5 && mark.Epoch == 2 && mark.Position == 15
+				return err == nil && failed == nil && doc.Epoch == 2 && doc.Position == 15 && s.Lanes == 5 &&
+					mark.Epoch == 2 && mark.Position == 15
 			})
 			before := b.revisions(2)
 			release()
@@ -277,7 +284,8 @@ func TestInvalidLeaseStartsNothing(t *testing.T) {
 	close(hang)
 	until(t, "they end", func() bool { s, _ := d.Details("bms"); return s.InFlight == 0 })
 	<-time.After(3 * 200 * time.Millisecond) // three rounds of the flusher
-	if doc, now, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("bms")); err != nil || now != rev {
+	if doc, now, err := b.store.Cursors.Get(context.Background(), store.CallbackCursor("bms")); err != nil ||
+		now != rev {
 		t.Errorf("the document was %+v and is %+v, %v", before, doc, err)
 	}
 	if n := len(r.events()); n != 4 {

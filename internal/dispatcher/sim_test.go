@@ -20,13 +20,13 @@ import (
 //
 //   - the events of an order are delivered in their order, and none is passed over,
 //   - an event does not arrive for the first time after a newer one of its order has, see receive,
-//   - what matched ends delivered, failed, skipped, superseded or expired, and a receiver that follows the rule of the sequence
-//     ends with the newest state of every order,
+//   - what matched ends delivered, failed, skipped, superseded or expired, and a receiver that follows the rule of the
+//     sequence ends with the newest state of every order,
 //   - what is stored as settled has its attempt recorded,
 //   - the watermark is never above what a callback it speaks for has settled,
-//   - all that has matched since it was published, and that nobody skips, is delivered in the end or has failed for good, also to
-//     those that leave the shared reader, read by themselves or with others and join again, and whatever is changed, deleted and
-//     made again meanwhile.
+//   - all that has matched since it was published, and that nobody skips, is delivered in the end or has failed for
+//     good, also to those that leave the shared reader, read by themselves or with others and join again, and whatever
+//     is changed, deleted and made again meanwhile.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
 	for range 3 { // a try is much cheaper here than in the tests that TestMain sets their number for
@@ -68,10 +68,11 @@ type simWorld struct {
 
 func newSimWorld(t *rapid.T) *simWorld {
 	w := &simWorld{
-		t: t, now: time.Now(), targets: map[string]*delivery.Target{}, docs: map[string]cursor.Document{}, lanes: map[string]map[string]cursor.Lane{},
-		writes: map[string]int{}, due: map[string]map[uint64]bool{}, closed: map[string]map[uint64]bool{}, receivers: map[string]*simReceiver{},
-		first: 1, schedule: []time.Duration{time.Second, time.Minute},
-		orders: rapid.SampledFrom([]int{4, 4, 4, 18}).Draw(t, "orders"), // few of them meet one another more often
+		t: t, now: time.Now(), targets: map[string]*delivery.Target{}, docs: map[string]cursor.Document{},
+		lanes: map[string]map[string]cursor.Lane{}, writes: map[string]int{}, due: map[string]map[uint64]bool{},
+		closed: map[string]map[uint64]bool{}, receivers: map[string]*simReceiver{}, first: 1,
+		schedule: []time.Duration{time.Second, time.Minute},
+		orders:   rapid.SampledFrom([]int{4, 4, 4, 18}).Draw(t, "orders"), // few of them meet one another more often
 	}
 	if rapid.Bool().Draw(t, "patient") {
 		w.schedule = slices.Repeat(w.schedule, 100)
@@ -88,7 +89,8 @@ func newSimWorld(t *rapid.T) *simWorld {
 // register makes a callback.
 func (w *simWorld) register(id string, filter relay.Filter) {
 	cb := relay.Callback{
-		ID: id, Client: "shop", Generation: fmt.Sprint(w.revision), Concurrency: rapid.IntRange(1, 3).Draw(w.t, "concurrency"), TimeoutSeconds: 5,
+		ID: id, Client: "shop", Generation: fmt.Sprint(w.revision),
+		Concurrency: rapid.IntRange(1, 3).Draw(w.t, "concurrency"), TimeoutSeconds: 5,
 		Mode: rapid.SampledFrom(simModes).Draw(w.t, "mode"), StartSeq: w.last(), Filter: filter,
 	}
 	key := keyOf(cb)
@@ -107,8 +109,8 @@ func (w *simWorld) configure(cb relay.Callback) {
 	w.undue(t)
 }
 
-// reconfigure deletes a callback, makes it again, has it want more, less or something else, in the other mode, pauses it, or resumes it
-// or lets it go on. All owners hear of that.
+// reconfigure deletes a callback, makes it again, has it want more, less or something else, in the other mode, pauses
+// it, or resumes it or lets it go on. All owners hear of that.
 func (w *simWorld) reconfigure() {
 	id := fmt.Sprint("cb", rapid.IntRange(0, simCallbacks-1).Draw(w.t, "callback"))
 	t := w.targets[id]
@@ -166,8 +168,10 @@ func (w *simWorld) last() uint64 {
 func (w *simWorld) publish() {
 	n := rapid.IntRange(0, w.orders-1).Draw(w.t, "order")
 	ev := &delivery.Event{Stored: store.Stored{
-		Seq: w.last() + 1 + uint64(rapid.IntRange(0, 1).Draw(w.t, "gap")), Site: simSites[n%3], Order: fmt.Sprint("order", n), Type: rapid.SampledFrom(simTypes).Draw(w.t, "type"),
-		Status: rapid.SampledFrom(simStatuses).Draw(w.t, "status"), Changed: rapid.Bool().Draw(w.t, "changed"), Time: w.now, Body: []byte("{}"),
+		Seq: w.last() + 1 + uint64(rapid.IntRange(0, 1).Draw(w.t, "gap")), Site: simSites[n%3],
+		Order: fmt.Sprint("order", n), Type: rapid.SampledFrom(simTypes).Draw(w.t, "type"),
+		Status: rapid.SampledFrom(simStatuses).Draw(w.t, "status"), Changed: rapid.Bool().Draw(w.t, "changed"),
+		Time: w.now, Body: []byte("{}"),
 	}}
 	ev.ID = fmt.Sprint(ev.Seq)
 	w.log = append(w.log, ev)
@@ -241,13 +245,17 @@ func (w *simWorld) check() {
 		}
 		key := keyOf(t.Callback)
 		for _, ev := range w.log {
-			settled := ev.Seq <= at || slices.ContainsFunc(doc.Done, func(r cursor.Range) bool { return r[0] <= ev.Seq && ev.Seq <= r[1] })
+			settled := ev.Seq <= at || slices.ContainsFunc(doc.Done, func(r cursor.Range) bool {
+				return r[0] <= ev.Seq && ev.Seq <= r[1]
+			})
 			if !settled || !w.due[key][ev.Seq] || w.closed[key][ev.Seq] {
 				continue
 			}
 			l, laned := w.lanes[id][ev.Order]
-			if !laned || l.Epoch < doc.Adopted || !slices.Contains(l.Entries, ev.Seq) && (l.OpenFrom == 0 || ev.Seq < l.OpenFrom) {
-				w.t.Fatalf("event %d counts as settled for %s and has no end: document %+v, lane %+v, watermark %d", ev.Seq, key, doc, l, w.mark.Position)
+			if !laned || l.Epoch < doc.Adopted ||
+				!slices.Contains(l.Entries, ev.Seq) && (l.OpenFrom == 0 || ev.Seq < l.OpenFrom) {
+				w.t.Fatalf("event %d counts as settled for %s and has no end: document %+v, lane %+v, watermark %d",
+					ev.Seq, key, doc, l, w.mark.Position)
 			}
 		}
 	}
@@ -312,9 +320,11 @@ func (w *simWorld) calm() {
 		}
 	}
 	for id, cb := range w.owners[0].core.callbacks {
-		w.t.Logf("%s: %s, phase %d, reads %d (fetching %t), %d unsettled, document %+v", id, w.targets[id].Key, cb.phase, cb.reading.source, cb.reading.fetching, cb.cur.Unsettled(), w.docs[id])
+		w.t.Logf("%s: %s, phase %d, reads %d (fetching %t), %d unsettled, document %+v",
+			id, w.targets[id].Key, cb.phase, cb.reading.source, cb.reading.fetching, cb.cur.Unsettled(), w.docs[id])
 	}
-	w.t.Fatalf("not everything was delivered: %s; watermark %d of %d, %d callbacks of %d", w.missing(), w.mark.Position, w.last(), len(w.owners[0].core.callbacks), len(w.targets))
+	w.t.Fatalf("not everything was delivered: %s; watermark %d of %d, %d callbacks of %d",
+		w.missing(), w.mark.Position, w.last(), len(w.owners[0].core.callbacks), len(w.targets))
 }
 
 // complete reports whether all is delivered, and stored as such.

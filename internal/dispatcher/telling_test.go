@@ -83,7 +83,8 @@ func TestADeliveryThatFailedForGoodIsLoggedOnceForItsOrder(t *testing.T) {
 		b.publish("leeds", 1)
 	}
 	until(t, "all have ended", func() bool { return len(b.closings("bms", cb.Generation)) == 5 })
-	if failed := out.with("failed for good", "callback=bms", "site=leeds", "order="+order(1), "answered 422"); len(failed) != 1 {
+	if failed := out.with("failed for good", "callback=bms", "site=leeds", "order="+order(1),
+		"answered 422"); len(failed) != 1 {
 		t.Errorf("logged %d times: %q", len(failed), failed)
 	}
 	if again := out.with("has failed again", "next_attempt="); len(again) != 1 {
@@ -102,7 +103,10 @@ func TestBacklogOfACallbackThatWasNeverRead(t *testing.T) {
 		b.publish([]string{"leeds", "york", "hull"}[i%3], i)
 	}
 	d := b.start()
-	until(t, "its backlog is told", func() bool { s, ok := d.Status("bms"); return ok && s.Backlog == 40 && s.LagSeconds > 0 })
+	until(t, "its backlog is told", func() bool {
+		s, ok := d.Status("bms")
+		return ok && s.Backlog == 40 && s.LagSeconds > 0
+	})
 	b.change("bms", func(cb *relay.Callback) { cb.Paused = false })
 	until(t, "all arrive", func() bool { s, _ := d.Status("bms"); return r.distinct() == 40 && s.Backlog == 0 })
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// BenchmarkDeliveries empties a filled log into callbacks whose receiver responds at once, in this process: what is left is the
-// dispatcher's own cost, the store's and HTTP's.
+// BenchmarkDeliveries empties a filled log into callbacks whose receiver responds at once, in this process: what is
+// left is the dispatcher's own cost, the store's and HTTP's.
 func BenchmarkDeliveries(b *testing.B) {
 	for _, callbacks := range []int{1, 100} {
 		b.Run(fmt.Sprintf("callbacks=%d", callbacks), func(b *testing.B) {
@@ -53,7 +53,9 @@ func BenchmarkDeliveries(b *testing.B) {
 func BenchmarkLatency(b *testing.B) {
 	bench := newBench(b)
 	arrived := make(chan time.Time, 1)
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { arrived <- time.Now() }))
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		arrived <- time.Now()
+	}))
 	defer server.Close()
 	bench.register(callback("bms", server.URL))
 	bench.start()
@@ -87,9 +89,10 @@ func (b *bench) fill(n int) {
 		padding[i] = 'x'
 	}
 	for i := range n {
-		ev, err := relay.NewOrderEvent("https://relay.test", "leeds", order(i), relay.TypeOrderCreated, 1, time.Now(), relay.OrderData{
-			Order: []byte(fmt.Sprintf(`{"Note":%q}`, padding)),
-		})
+		ev, err := relay.NewOrderEvent("https://relay.test", "leeds", order(i), relay.TypeOrderCreated, 1,
+			time.Now(), relay.OrderData{
+				Order: []byte(fmt.Sprintf(`{"Note":%q}`, padding)),
+			})
 		if err != nil {
 			b.t.Fatal(err)
 		}

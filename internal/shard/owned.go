@@ -51,7 +51,8 @@ func (o *Owned) work(ctx context.Context, lease *Lease, p Part) {
 		if ctx.Err() != nil {
 			return
 		}
-		o.log.ErrorContext(ctx, "a part of the work on a shard has ended; it is begun again", "shard", lease.Shard(), "part", p.Name, "error", err)
+		o.log.ErrorContext(ctx, "a part of the work on a shard has ended; it is begun again", "shard", lease.Shard(),
+			"part", p.Name, "error", err)
 		backoff.Sleep(ctx, workAgain)
 	}
 }

@@ -33,7 +33,8 @@ func TestAFailedPartIsBegunAgain(t *testing.T) {
 		}
 		connection := "leeds"
 		lease := shardtest.NewManual(relay.ShardOf(connection), 9)
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second+time.Second/2) // a second's rest after each failure
+		// a second's rest after each failure
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second+time.Second/2)
 		defer cancel()
 		done := make(chan struct{})
 		go func() {

@@ -14,7 +14,8 @@ func drawMembers(t *rapid.T) []identity {
 	if rapid.IntRange(0, 20).Draw(t, "very many") == 0 {
 		n += relay.Shards
 	}
-	names := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z0-9-]{1,12}`), n, n, func(s string) string { return s }).Draw(t, "names")
+	names := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z0-9-]{1,12}`), n, n,
+		func(s string) string { return s }).Draw(t, "names")
 	members := make([]identity, n)
 	for i, name := range names {
 		members[i] = identity{name, fmt.Sprintf("nonce-of-%s", name)}
@@ -42,7 +43,8 @@ func TestShareIsEvenAndTheSameForAll(t *testing.T) {
 			held[m]++
 		}
 		for _, m := range members {
-			if even := relay.Shards / len(members); held[m] != even && held[m] != even+1 || relay.Shards%len(members) == 0 && held[m] != even {
+			if even := relay.Shards / len(members); held[m] != even && held[m] != even+1 ||
+				relay.Shards%len(members) == 0 && held[m] != even {
 				t.Fatalf("%v has %d of %d shards among %d", m, held[m], relay.Shards, len(members))
 			}
 		}
@@ -76,7 +78,8 @@ func TestFewShardsMoveWhenAMemberJoinsOrGoes(t *testing.T) {
 			worst[len(members)] = max(worst[len(members)], others)
 		}
 		if others > relay.Shards/4 {
-			t.Fatalf("%d shards moved among those who stayed, of %d in all, when one of %d members came or went", others, moved, len(members))
+			t.Fatalf("%d shards moved among those who stayed, of %d in all, when one of %d members came or went",
+				others, moved, len(members))
 		}
 	})
 	t.Logf("most moves among those who stayed, by members: %v", worst)

@@ -66,7 +66,10 @@ func (a *Attempts) End(ctx context.Context, callback string) (relay.AttemptsEnd,
 // Walk calls each with the callback's batches, newest first, from position from downwards (0: from
 // the last). It stops when each returns false, at the beginning of the log, or at another
 // generation. At is when the log stored the batch.
-func (a *Attempts) Walk(ctx context.Context, callback, generation string, from uint64, each func(seq uint64, at time.Time, b relay.AttemptBatch) bool) error {
+func (a *Attempts) Walk(
+	ctx context.Context, callback, generation string, from uint64,
+	each func(seq uint64, at time.Time, b relay.AttemptBatch) bool,
+) error {
 	if from == 0 {
 		var err error
 		if from, err = a.Last(ctx, callback); err != nil || from == 0 {
@@ -96,7 +99,8 @@ func (a *Attempts) Walk(ctx context.Context, callback, generation string, from u
 // Scan calls each with the callback's batches that the log took since a time, oldest first, up to
 // the position through. It stops when each returns false.
 func (a *Attempts) Scan(
-	ctx context.Context, callback, generation string, since time.Time, through uint64, each func(b relay.AttemptBatch) bool,
+	ctx context.Context, callback, generation string, since time.Time, through uint64,
+	each func(b relay.AttemptBatch) bool,
 ) error {
 	read, bytes := 0, 0
 	filters := []string{a.s.topo.AttemptsSubject(callback)}

@@ -28,14 +28,15 @@ var (
 
 // JetStream's error codes that nats.go has no name for.
 const (
-	codeAccountFull       = 10002 // resource limits exceeded for account
-	codeNoPeers           = 10005 // too few servers of the cluster are there to place a stream
-	codeUnavailable       = 10008 // of the cluster: no leader of its own
-	codeNotLeader         = 10009
-	codeServerFull        = 10023 // insufficient resources
-	codeStorageFull       = 10047 // insufficient storage resources
-	codeMessageTooLarge   = 10054
-	codeStoreFailed       = 10077 // maximum bytes or messages of the stream; a single message that its files cannot hold
+	codeAccountFull     = 10002 // resource limits exceeded for account
+	codeNoPeers         = 10005 // too few servers of the cluster are there to place a stream
+	codeUnavailable     = 10008 // of the cluster: no leader of its own
+	codeNotLeader       = 10009
+	codeServerFull      = 10023 // insufficient resources
+	codeStorageFull     = 10047 // insufficient storage resources
+	codeMessageTooLarge = 10054
+	// maximum bytes or messages of the stream; a single message that its files cannot hold
+	codeStoreFailed       = 10077
 	codeStreamOffline     = 10118
 	codeConditionNotReady = 10163 // a leader just elected does not know the subject's last sequence yet
 	codeStreamOfflineWhy  = 10194
@@ -49,8 +50,9 @@ const (
 	Unreachable Reason = "unreachable" // no connection to NATS
 	NoLeader    Reason = "no-leader"   // no server leads the stream: an election, or too few servers
 	NoAnswer    Reason = "no-answer"   // nothing came back in time
-	Full        Reason = "full"        // no room on the disk, or within a limit of the account, the server or the stream
-	Refused     Reason = "refused"     // any other error from the server
+	// no room on the disk, or within a limit of the account, the server or the stream
+	Full    Reason = "full"
+	Refused Reason = "refused" // any other error from the server
 )
 
 // classify turns an error of the client library into one of ours; the library's own stays in the
@@ -59,7 +61,8 @@ func classify(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, known := range []error{topology.ErrRefused, ErrUnavailable, ErrUnclear, ErrConflict, ErrNotFound, ErrTooLarge, ErrUnfit} {
+	for _, known := range []error{topology.ErrRefused, ErrUnavailable, ErrUnclear, ErrConflict,
+		ErrNotFound, ErrTooLarge, ErrUnfit} {
 		if errors.Is(err, known) {
 			return err
 		}
@@ -79,11 +82,13 @@ func judge(err error) (why Reason, kind error) {
 		return judgeCode(api.ErrorCode)
 	}
 	switch {
-	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrKeyDeleted), errors.Is(err, jetstream.ErrMsgNotFound):
+	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrKeyDeleted),
+		errors.Is(err, jetstream.ErrMsgNotFound):
 		return "", ErrNotFound
 	case errors.Is(err, nats.ErrMaxPayload), errors.Is(err, jsapi.ErrTooMany):
 		return "", ErrTooLarge
-	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionReconnecting),
+	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionClosed),
+		errors.Is(err, nats.ErrConnectionReconnecting),
 		errors.Is(err, nats.ErrConnectionDraining), errors.Is(err, nats.ErrNoServers):
 		return Unreachable, ErrUnavailable // refused by the client itself: nothing was sent
 	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrStaleConnection), errors.Is(err, io.EOF):
@@ -104,7 +109,8 @@ func judgeCode(code jetstream.ErrorCode) (why Reason, kind error) {
 	switch code {
 	case jetstream.JSErrCodeStreamWrongLastSequence:
 		return "", ErrConflict
-	case jetstream.JSErrCodeStreamWrongLastSequenceConstant: // a write of the same subject is in flight on a cluster: neither success nor conflict
+	case jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+		// a write of the same subject is in flight on a cluster: neither success nor conflict
 		return "", ErrUnclear
 	case codeMessageTooLarge:
 		return "", ErrTooLarge

@@ -31,7 +31,8 @@ func TestAChangeIsHeardThoughTheServerOfTheWatchHasDied(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = o.Connections.Watch(ctx, func(e store.Entry[relay.Connection]) { heard <- change{e.Revision, e.Deleted} }, func() { close(ready) },
+		_ = o.Connections.Watch(ctx, func(e store.Entry[relay.Connection]) { heard <- change{e.Revision, e.Deleted} },
+			func() { close(ready) },
 			func(key string, err error) { t.Errorf("%s: %v", key, err) })
 	}()
 	t.Cleanup(func() {
@@ -89,7 +90,8 @@ func TestAChangeIsHeardThoughTheServerOfTheWatchHasDied(t *testing.T) {
 		}
 	}
 	for range 3 {
-		if revision, err = o.Connections.Update(t.Context(), "leeds", relay.Connection{ID: "leeds"}, revision); err != nil {
+		if revision, err = o.Connections.Update(t.Context(), "leeds",
+			relay.Connection{ID: "leeds"}, revision); err != nil {
 			t.Fatal(err)
 		}
 		hear(change{revision: revision})

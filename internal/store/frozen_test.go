@@ -53,7 +53,8 @@ func TestReadsWhileACopyIsSilent(t *testing.T) {
 	if _, err := o.Polls.Create(t.Context(), "c", relay.Poll{}); err != nil {
 		t.Fatal(err)
 	}
-	page, err := o.Inbox.Append(t.Context(), store.Page{PollID: "p", Connection: "c", ReceivedAt: time.Now(), Body: []byte("[]")})
+	page, err := o.Inbox.Append(t.Context(),
+		store.Page{PollID: "p", Connection: "c", ReceivedAt: time.Now(), Body: []byte("[]")})
 	if err != nil {
 		t.Fatal(err)
 	}

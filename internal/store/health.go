@@ -96,7 +96,8 @@ type Trouble struct {
 
 func newHealth(log *slog.Logger) *Health {
 	return &Health{
-		log: log, bad: map[target]*failure{}, flap: map[target]flap{}, answered: map[target]time.Time{}, silent: map[string]*silence{},
+		log: log, bad: map[target]*failure{}, flap: map[target]flap{}, answered: map[target]time.Time{},
+		silent:    map[string]*silence{},
 		deadAfter: deadAfter,
 	}
 }
@@ -301,7 +302,9 @@ func (h *Health) Trouble() Trouble {
 		return Trouble{}
 	}
 	t := Trouble{Since: h.since}
-	oldest := slices.SortedFunc(maps.Keys(h.bad), func(a, b target) int { return h.bad[a].since.Compare(h.bad[b].since) })
+	oldest := slices.SortedFunc(maps.Keys(h.bad), func(a, b target) int {
+		return h.bad[a].since.Compare(h.bad[b].since)
+	})
 	for i, at := range oldest {
 		f := h.bad[at]
 		t.Writes = t.Writes || at.write || at.stream == ""

@@ -22,7 +22,8 @@ func TestWritesOfOneDocumentThatMeet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stores := []*store.Store{first.Store, newOutage(t, cluster.Connect(t), 3).Store, newOutage(t, cluster.Connect(t), 3).Store}
+	stores := []*store.Store{first.Store, newOutage(t, cluster.Connect(t), 3).Store,
+		newOutage(t, cluster.Connect(t), 3).Store}
 	for round := range rounds {
 		var writing sync.WaitGroup
 		var stored, taken atomic.Uint64

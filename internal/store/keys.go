@@ -44,8 +44,10 @@ func mergeKeysets(given []byte) (merged []byte, primary uint32, readable []uint3
 				return nil, 0, nil, errKeyset
 			}
 			if key.OutputPrefixType != "TINK" {
-				return nil, 0, nil, fmt.Errorf("key %d has the output prefix %.20q; TINK is needed, so that what it has encrypted is known by its id",
-					key.KeyID, key.OutputPrefixType)
+				return nil, 0, nil,
+					fmt.Errorf("key %d has the output prefix %.20q; TINK is needed, so that what it has encrypted is "+
+						"known by its id",
+						key.KeyID, key.OutputPrefixType)
 			}
 			if before, there := known[key.KeyID]; there {
 				if !bytes.Equal(before, compact.Bytes()) {

@@ -13,8 +13,10 @@ type healthCollector struct{ health *Health }
 var (
 	descFailing = prometheus.NewDesc("audatex_relay_store_failing",
 		"1 while the store does not take writes, or does not answer reads.", []string{"access"}, nil)
-	descOutages = prometheus.NewDesc("audatex_relay_store_outages_total", "Times that the store began to fail.", nil, nil)
-	descSeconds = prometheus.NewDesc("audatex_relay_store_outage_seconds_total", "Time during which the store failed, the present outage included.", nil, nil)
+	descOutages = prometheus.NewDesc("audatex_relay_store_outages_total",
+		"Times that the store began to fail.", nil, nil)
+	descSeconds = prometheus.NewDesc("audatex_relay_store_outage_seconds_total",
+		"Time during which the store failed, the present outage included.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
@@ -42,14 +44,18 @@ func oneIf(failing bool) float64 {
 }
 
 var (
-	descBytes    = prometheus.NewDesc("audatex_relay_store_bytes", "Bytes that a log or a bucket holds.", []string{"stream"}, nil)
-	descMessages = prometheus.NewDesc("audatex_relay_store_messages", "Messages that a log or a bucket holds.", []string{"stream"}, nil)
-	descLimit    = prometheus.NewDesc("audatex_relay_store_limit_bytes",
+	descBytes = prometheus.NewDesc("audatex_relay_store_bytes",
+		"Bytes that a log or a bucket holds.", []string{"stream"}, nil)
+	descMessages = prometheus.NewDesc("audatex_relay_store_messages",
+		"Messages that a log or a bucket holds.", []string{"stream"}, nil)
+	descLimit = prometheus.NewDesc("audatex_relay_store_limit_bytes",
 		"Bytes that a log or a bucket may hold; 0: there is no limit.", []string{"stream"}, nil)
 	descDisk = prometheus.NewDesc("audatex_relay_disk_bytes",
-		"Size of the disk of the data directory; on a cluster what the account may store, absent if that has no limit.", nil, nil)
+		"Size of the disk of the data directory; on a cluster what the account may store, absent if that has no limit.",
+		nil, nil)
 	descFree = prometheus.NewDesc("audatex_relay_disk_free_bytes",
-		"What is free of the disk of the data directory; on a cluster of what the account may store, absent if that has no limit.", nil, nil)
+		"What is free of the disk of the data directory; on a cluster of what the account may store, absent if that "+
+			"has no limit.", nil, nil)
 	descFullIn = prometheus.NewDesc("audatex_relay_store_full_in_seconds",
 		"For how long the disk, and each log and bucket that has a limit, will do at the rate of the last hour: "+
 			"the least of all; absent if nothing grows.", nil, nil)

@@ -31,7 +31,9 @@ type AttemptsQuery struct {
 
 // Newest calls each with the batches that a query selects, newest first, until each returns false.
 // A batch that cannot be read is left out.
-func (a *Attempts) Newest(ctx context.Context, q AttemptsQuery, each func(seq uint64, at time.Time, b relay.AttemptBatch) bool) error {
+func (a *Attempts) Newest(
+	ctx context.Context, q AttemptsQuery, each func(seq uint64, at time.Time, b relay.AttemptBatch) bool,
+) error {
 	if !q.Until.IsZero() {
 		later, _, err := a.s.scan(ctx, a.s.topo.Attempts(), 0, q.Until, nil, 1)
 		if err != nil {
@@ -151,7 +153,9 @@ type lastBatch struct {
 
 // ends returns the positions of the newest batches of a query's callbacks, the newest at the end. If replays are looked
 // for, it also returns those of these batches that have none of their attempts: the server sends them anyhow.
-func (a *Attempts) ends(ctx context.Context, stream string, q AttemptsQuery) (positions []uint64, without map[uint64]lastBatch, err error) {
+func (a *Attempts) ends(
+	ctx context.Context, stream string, q AttemptsQuery,
+) (positions []uint64, without map[uint64]lastBatch, err error) {
 	subjects := make([]string, 0, len(q.Callbacks))
 	for callback := range q.Callbacks {
 		subjects = append(subjects, a.s.topo.AttemptsSubject(callback))
@@ -188,7 +192,9 @@ func (a *Attempts) ends(ctx context.Context, stream string, q AttemptsQuery) (po
 }
 
 // Hours calls each with the tallies of a callback's hours, newest first, until it returns false.
-func (a *Attempts) Hours(ctx context.Context, callback, generation string, from uint64, each func(seq uint64, t relay.Tally) bool) error {
+func (a *Attempts) Hours(
+	ctx context.Context, callback, generation string, from uint64, each func(seq uint64, t relay.Tally) bool,
+) error {
 	for position := from; ; {
 		goes := false
 		err := a.Walk(ctx, callback, generation, position, func(seq uint64, _ time.Time, b relay.AttemptBatch) bool {
@@ -215,24 +221,27 @@ type Stretch struct {
 // Onwards reads up to most batches from a position on and, if since is set, from a time on. Of them
 // it returns those that have records of an order, and keeps no others. Callbacks are those whose
 // batches are read, at most a few dozen; none means all.
-func (a *Attempts) Onwards(ctx context.Context, from uint64, since time.Time, callbacks []string, order string, most int) (Stretch, error) {
+func (a *Attempts) Onwards(
+	ctx context.Context, from uint64, since time.Time, callbacks []string, order string, most int,
+) (Stretch, error) {
 	subjects := each.Of(callbacks, a.s.topo.AttemptsSubject)
 	mention := []byte(`"` + order + `"`)
 	var s Stretch
 	var all uint64
-	more, err := a.s.scanEach(ctx, a.s.topo.Attempts(), wholeMessages, from, since, subjects, most, &all, func(m Message) {
-		s.Last, s.At, s.Read, s.Bytes = m.Seq, m.Time, s.Read+1, s.Bytes+len(m.Data)
-		var b relay.AttemptBatch
-		if m.Seq < from || !bytes.Contains(m.Data, mention) { // the log's clock may have gone back
-			return
-		}
-		if json.Unmarshal(m.Data, &b) != nil || m.Subject != a.s.topo.AttemptsSubject(b.Callback) {
-			return
-		}
-		if b.Records = b.Of(func(r relay.AttemptRecord) bool { return r.Order == order }); len(b.Records) > 0 {
-			s.Batches = append(s.Batches, b)
-		}
-	})
+	more, err := a.s.scanEach(ctx, a.s.topo.Attempts(), wholeMessages, from, since, subjects,
+		most, &all, func(m Message) {
+			s.Last, s.At, s.Read, s.Bytes = m.Seq, m.Time, s.Read+1, s.Bytes+len(m.Data)
+			var b relay.AttemptBatch
+			if m.Seq < from || !bytes.Contains(m.Data, mention) { // the log's clock may have gone back
+				return
+			}
+			if json.Unmarshal(m.Data, &b) != nil || m.Subject != a.s.topo.AttemptsSubject(b.Callback) {
+				return
+			}
+			if b.Records = b.Of(func(r relay.AttemptRecord) bool { return r.Order == order }); len(b.Records) > 0 {
+				s.Batches = append(s.Batches, b)
+			}
+		})
 	s.More = more && s.Read > 0
 	return s, err
 }

@@ -89,7 +89,8 @@ func (r *reader) again(ctx context.Context) (whole bool, err error) {
 	case r.config.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy:
 		whole = true
 	case r.last > 0:
-		r.config.DeliverPolicy, r.config.OptStartSeq, r.config.OptStartTime = jetstream.DeliverByStartSequencePolicy, r.last+1, nil
+		r.config.DeliverPolicy, r.config.OptStartSeq, r.config.OptStartTime = jetstream.DeliverByStartSequencePolicy,
+			r.last+1, nil
 	}
 	return whole, r.begin(ctx)
 }

@@ -96,7 +96,8 @@ func TestNothingIsLostWhenAReaderStandsStill(t *testing.T) {
 	for i := range ids {
 		ids[i] = fmt.Sprintf("c%04d", i)
 		for p := range 2 {
-			at, err := o.Inbox.Append(t.Context(), store.Page{PollID: fmt.Sprint(ids[i], p), Connection: ids[i], ReceivedAt: time.Now(), Body: []byte("[1]")})
+			at, err := o.Inbox.Append(t.Context(), store.Page{PollID: fmt.Sprint(ids[i], p), Connection: ids[i],
+				ReceivedAt: time.Now(), Body: []byte("[1]")})
 			if err != nil {
 				t.Fatal(err)
 			}

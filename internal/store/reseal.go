@@ -39,8 +39,7 @@ const (
 // another bucket must add it to sealedBuckets.
 type sealedBucket struct {
 	name topology.BucketName
-	// holders returns the parts of a document that have a field `sealed`, and the place that each
-	// is bound to.
+	// holders returns the parts of a document that have a field `sealed`, and the place that each is bound to.
 	holders func(key string, doc map[string]json.RawMessage) ([]sealedHolder, error)
 	// life is how long the rewritten document stays; nil: as all of its bucket.
 	life func(doc map[string]json.RawMessage) time.Duration
@@ -69,8 +68,7 @@ func whole(place string) func(string, map[string]json.RawMessage) ([]sealedHolde
 	}
 }
 
-// attemptsOf returns the attempts of a consent link. Code that rewrites one must put it back into
-// the document.
+// attemptsOf returns the attempts of a consent link. Code that rewrites one must put it back into the document.
 func attemptsOf(key string, doc map[string]json.RawMessage) ([]sealedHolder, error) {
 	if len(doc["attempts"]) == 0 {
 		return nil, nil
@@ -131,7 +129,8 @@ func NewResealer(s *Store, metrics prometheus.Registerer, log *slog.Logger) *Res
 	r := &Resealer{
 		s: s, log: log,
 		many: prometheus.NewDesc("audatex_relay_sealed_secrets",
-			"Secrets in the store by the id of the key that has encrypted them, and by what the key is for: writing, reading, missing.",
+			"Secrets in the store by the id of the key that has encrypted them, and by what the key is for: writing, "+
+				"reading, missing.",
 			[]string{"key", "use"}, nil),
 		left: prometheus.NewDesc("audatex_relay_reencryption_left",
 			"Secrets that are not encrypted with the first key yet; absent until they were counted.", nil, nil),
@@ -153,7 +152,8 @@ func (r *Resealer) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(r.left, prometheus.GaugeValue, float64(s.Left))
 	for _, k := range s.Keys {
-		ch <- prometheus.MustNewConstMetric(r.many, prometheus.GaugeValue, float64(k.Secrets), strconv.FormatUint(uint64(k.ID), 10), s.Use(k))
+		ch <- prometheus.MustNewConstMetric(r.many, prometheus.GaugeValue, float64(k.Secrets),
+			strconv.FormatUint(uint64(k.ID), 10), s.Use(k))
 	}
 }
 
@@ -184,14 +184,17 @@ func (r *Resealer) Run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			r.log.Log(ctx, Level(err, slog.LevelWarn), "what the secrets in the store are encrypted with cannot be looked at; it is tried again", "error", err)
+			r.log.Log(ctx, Level(err, slog.LevelWarn),
+				"what the secrets in the store are encrypted with cannot be looked at; it is tried again", "error", err)
 			wait = recountLeft
 			continue
 		}
 		r.status.Store(&status)
 		r.logStatus(ctx, status)
 		switch wait = recountOne; {
-		case slices.ContainsFunc(status.Keys, func(k KeyUse) bool { return k.Given && k.ID != status.Writing && k.Secrets > 0 }):
+		case slices.ContainsFunc(status.Keys, func(k KeyUse) bool {
+			return k.Given && k.ID != status.Writing && k.Secrets > 0
+		}):
 			wait = recountLeft
 		case len(status.Keys) > 1:
 			wait = recountMany
@@ -204,7 +207,8 @@ func (r *Resealer) Run(ctx context.Context) {
 func (r *Resealer) logStatus(ctx context.Context, s KeyStatus) {
 	for _, k := range s.Keys {
 		if !k.Given && k.Secrets > 0 {
-			r.log.ErrorContext(ctx, "secrets in the store are encrypted with a key that is not given; add it to RELAY_ENCRYPTION_KEYS",
+			r.log.ErrorContext(ctx,
+				"secrets in the store are encrypted with a key that is not given; add it to RELAY_ENCRYPTION_KEYS",
 				"key", k.ID, "secrets", k.Secrets)
 		}
 	}
@@ -214,7 +218,9 @@ func (r *Resealer) logStatus(ctx context.Context, s KeyStatus) {
 		r.log.InfoContext(ctx, "secrets are being encrypted again with the first key", "key", s.Writing, "left", s.Left)
 	case len(s.Keys) > 1 && !r.loggedThrough:
 		r.loggedThrough = true
-		r.log.InfoContext(ctx, "all secrets are encrypted with the first key; the others are needed no more, once no replica runs with another first key",
+		r.log.InfoContext(ctx,
+			"all secrets are encrypted with the first key; the others are needed no more, once no replica runs with "+
+				"another first key",
 			"key", s.Writing)
 	}
 }
@@ -243,14 +249,17 @@ func (r *Resealer) pass(ctx context.Context) (KeyStatus, error) {
 		status.Keys = append(status.Keys, KeyUse{ID: id, Secrets: n, Given: slices.Contains(sealer.readable, id)})
 	}
 	slices.SortFunc(status.Keys, func(a, b KeyUse) int {
-		return cmp.Or(cmp.Compare(oneIf(b.Given), oneIf(a.Given)), cmp.Compare(b.Secrets, a.Secrets), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(oneIf(b.Given), oneIf(a.Given)),
+			cmp.Compare(b.Secrets, a.Secrets), cmp.Compare(a.ID, b.ID))
 	})
 	status.Keys = status.Keys[:min(len(status.Keys), len(sealer.readable)+keysNamed)]
 	return status, nil
 }
 
 // bucket is pass for one bucket: it adds how many secrets each key has encrypted.
-func (r *Resealer) bucket(ctx context.Context, of sealedBucket, bucket *Bucket[json.RawMessage], use map[uint32]int) error {
+func (r *Resealer) bucket(
+	ctx context.Context, of sealedBucket, bucket *Bucket[json.RawMessage], use map[uint32]int,
+) error {
 	there := map[string][]uint32{} // by document: one that is rewritten comes again
 	var puts []Put[json.RawMessage]
 	rewrite := func() error {
@@ -311,9 +320,12 @@ type resealed struct {
 
 // reseal returns a document encrypted by the first key, which keys it is encrypted with, and
 // whether it must be rewritten. What cannot be read stays as it is.
-func (r *Resealer) reseal(ctx context.Context, of sealedBucket, e Entry[json.RawMessage]) (next resealed, keys []uint32, changed bool) {
+func (r *Resealer) reseal(
+	ctx context.Context, of sealedBucket, e Entry[json.RawMessage],
+) (next resealed, keys []uint32, changed bool) {
 	bad := func(err error) (resealed, []uint32, bool) {
-		r.log.ErrorContext(ctx, "a stored document cannot be read, nor encrypted again", "bucket", string(of.name), "key", e.Key, "error", err)
+		r.log.ErrorContext(ctx, "a stored document cannot be read, nor encrypted again", "bucket", string(of.name),
+			"key", e.Key, "error", err)
 		return resealed{}, keys, false
 	}
 	if err := json.Unmarshal(e.Value, &next.doc); err != nil {

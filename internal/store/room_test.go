@@ -17,8 +17,10 @@ func TestNothingIsWrittenWithoutRoom(t *testing.T) {
 	const gigabyte = 1 << 30
 	var free atomic.Uint64
 	free.Store(gigabyte)
-	s, ctx := openWith(t, t.TempDir(), store.NewRoomOf(func() (uint64, uint64, error) { return free.Load(), 4 * gigabyte, nil })), t.Context()
-	page := store.Page{PollID: relay.NewID(), Connection: "a", Site: "leeds", ReceivedAt: time.Now(), Body: []byte(`[{}]`)}
+	s, ctx := openWith(t, t.TempDir(),
+		store.NewRoomOf(func() (uint64, uint64, error) { return free.Load(), 4 * gigabyte, nil })), t.Context()
+	page := store.Page{PollID: relay.NewID(), Connection: "a", Site: "leeds",
+		ReceivedAt: time.Now(), Body: []byte(`[{}]`)}
 	intent := relay.TokenRecord{RefreshToken: relay.NewSecret("one"), Intent: &relay.RefreshIntent{ID: "x"}}
 	result := relay.TokenRecord{RefreshToken: relay.NewSecret("two")}
 	write := func() map[string]error {
@@ -29,7 +31,8 @@ func TestNothingIsWrittenWithoutRoom(t *testing.T) {
 		_, before := s.Tokens.SaveToken(ctx, relay.NewID(), intent, 0)
 		_, after := s.Tokens.SaveToken(ctx, relay.NewID(), result, 0)
 		return map[string]error{
-			"poll": poll, "many": all[0].Err, "page": inbox, "intent": before, "result": after, "remove": s.Lanes.Remove(ctx, []store.Removal{{Key: "none"}})[0].Err,
+			"poll": poll, "many": all[0].Err, "page": inbox, "intent": before, "result": after,
+			"remove": s.Lanes.Remove(ctx, []store.Removal{{Key: "none"}})[0].Err,
 		}
 	}
 	for _, tt := range []struct {

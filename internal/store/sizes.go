@@ -56,7 +56,8 @@ func (z *Sizes) Run(ctx context.Context) {
 	tick := time.NewTicker(measureEvery)
 	defer tick.Stop()
 	for {
-		if m, err := z.store.measure(ctx); err == nil { // else what was measured before stays; the store's health has the reason
+		// else what was measured before stays; the store's health has the reason
+		if m, err := z.store.measure(ctx); err == nil {
 			z.take(m)
 		}
 		select {
@@ -88,7 +89,8 @@ func (s *Store) measure(ctx context.Context) (measured, error) {
 		if err := jsapi.Call(ctx, s.js, "STREAM.INFO."+stream, struct{}{}, &info); err != nil {
 			return measured{}, fmt.Errorf("measure %s: %w", stream, err)
 		}
-		m.streams = append(m.streams, streamSize{holds[i], info.State.Msgs, info.State.Bytes, max(info.Config.MaxBytes, 0)})
+		m.streams = append(m.streams,
+			streamSize{holds[i], info.State.Msgs, info.State.Bytes, max(info.Config.MaxBytes, 0)})
 	}
 	if s.room != nil {
 		if free, total, err := s.room.free(); err == nil {

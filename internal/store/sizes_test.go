@@ -15,9 +15,10 @@ func TestFullIn(t *testing.T) {
 	now := time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC)
 	const gib = 1 << 30
 	at := func(minutes int, events, limit, free uint64) {
-		z.take(measured{at: now.Add(time.Duration(minutes) * time.Minute), disk: &diskSize{100 * gib, free}, streams: []streamSize{
-			{"relay_events", 10, events, int64(limit)}, {"relay_orders", 10, 5 * events, 0},
-		}})
+		z.take(measured{at: now.Add(time.Duration(minutes) * time.Minute),
+			disk: &diskSize{100 * gib, free}, streams: []streamSize{
+				{"relay_events", 10, events, int64(limit)}, {"relay_orders", 10, 5 * events, 0},
+			}})
 	}
 	want := func(what string, in time.Duration, grows bool) {
 		t.Helper()
@@ -39,10 +40,12 @@ func TestFullIn(t *testing.T) {
 	if n := testutil.CollectAndCount(z); n != 2*3+2 {
 		t.Errorf("%d series", n)
 	}
-	if d := accountSize(&jetstream.AccountInfo{Tier: jetstream.Tier{Limits: jetstream.AccountLimits{MaxStore: -1}}}, 3); d != nil {
+	if d := accountSize(&jetstream.AccountInfo{Tier: jetstream.Tier{Limits: jetstream.AccountLimits{MaxStore: -1}}},
+		3); d != nil {
 		t.Errorf("an account without limit has %+v", d)
 	}
-	tiered := &jetstream.AccountInfo{Tiers: map[string]jetstream.Tier{"R3": {Store: 40, Limits: jetstream.AccountLimits{MaxStore: 100}}}}
+	tiered := &jetstream.AccountInfo{
+		Tiers: map[string]jetstream.Tier{"R3": {Store: 40, Limits: jetstream.AccountLimits{MaxStore: 100}}}}
 	if d := accountSize(tiered, 3); d == nil || d.total != 100 || d.free != 60 {
 		t.Errorf("a tier has %+v", d)
 	}

@@ -101,7 +101,8 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err := c.Topology.Apply(ctx, js); err != nil {
 		return nil, classify(err)
 	}
-	s := &Store{conn: c.Conn, js: js, topo: c.Topology, gate: c.Gate, room: c.Room, sealer: c.Sealer, health: newHealth(c.Log)}
+	s := &Store{conn: c.Conn, js: js, topo: c.Topology, gate: c.Gate, room: c.Room,
+		sealer: c.Sealer, health: newHealth(c.Log)}
 	s.Inbox, s.Events, s.Attempts, s.Audit = &Inbox{s}, &Events{s}, &Attempts{s}, &Audit{s}
 	s.Tokens = &Tokens{}
 	for _, open := range []func(context.Context) error{

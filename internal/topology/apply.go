@@ -23,7 +23,8 @@ const (
 	StateMissing State = "missing"
 	StateDiffers State = "differs" // ours; Apply brings it to the table
 	StateChanged State = "changed" // ours by its mark, but not in a way that Apply repairs: never touched
-	StateForeign State = "foreign" // of a name of ours, but not ours: never touched. Or there is none, and another stream has its subjects
+	// of a name of ours, but not ours: never touched. Or there is none, and another stream has its subjects
+	StateForeign State = "foreign"
 	StateUnknown State = "unknown" // has our prefix, but the table does not know it: left alone
 )
 
@@ -132,7 +133,8 @@ func (t Topology) Apply(ctx context.Context, js jetstream.JetStream) error {
 		findings = append(findings, f)
 	}
 	fresh := mark.fresh(findings)
-	if !fresh && mark.revision == 0 { // what was found may be of a relay that began at the same moment: its mark was there before
+	// what was found may be of a relay that began at the same moment: its mark was there before
+	if !fresh && mark.revision == 0 {
 		if mark, err = t.ReadMark(ctx, js); err != nil {
 			return err
 		}
@@ -205,7 +207,8 @@ func (t Topology) find(ctx context.Context, js jetstream.JetStream, wanted jetst
 		f.State = StateMissing
 		if f.Holder, err = holder(ctx, js, wanted); f.Holder != "" {
 			f.State = StateForeign
-			f.Differences = []Difference{{"subjects", fmt.Sprintf("held by stream %s", f.Holder), fmt.Sprintf("%q", wanted.Subjects)}}
+			f.Differences = []Difference{
+				{"subjects", fmt.Sprintf("held by stream %s", f.Holder), fmt.Sprintf("%q", wanted.Subjects)}}
 		}
 		return f, err
 	}
@@ -232,7 +235,8 @@ func (t Topology) find(ctx context.Context, js jetstream.JetStream, wanted jetst
 	case f.Version < version || len(f.compared.settable) > 0:
 		f.State, f.Differences = StateDiffers, f.compared.settable
 		if f.Version < version {
-			f.Differences = append(f.Differences, Difference{"metadata." + shapeKey, versionText(f.Version), versionText(version)})
+			f.Differences = append(f.Differences,
+				Difference{"metadata." + shapeKey, versionText(f.Version), versionText(version)})
 		}
 	default:
 		f.State = StateOK
@@ -278,7 +282,8 @@ func (f Finding) Refuse() error {
 			"Set it back and keep it: it holds what the relay has stored",
 			f.Stream, strings.Join(differences, "; "))
 	}
-	return refused("stream %s %w and is left alone: %s. Delete or rename it if nobody needs it, or choose another RELAY_NATS_PREFIX",
+	return refused("stream %s %w and is left alone: %s. Delete or rename it if nobody needs it, or choose another "+
+		"RELAY_NATS_PREFIX",
 		f.Stream, ErrForeign, strings.Join(differences, "; "))
 }
 

@@ -42,11 +42,13 @@ const (
 // weights of the fields that are not just settable. The server gives several of the identity fields
 // no second value anyway.
 var weights = map[string]weight{
-	"subjects": identity, "retention": identity, "storage": identity, "mirror": identity, "sources": identity, "subject_transform": identity,
-	"republish": identity, "sealed": identity, "template_owner": identity, "persist_mode": identity, "no_ack": identity, "deny_delete": identity,
-	"deny_purge": identity, "mirror_direct": identity, "discard_new_per_subject": identity, "allow_msg_counter": identity,
+	"subjects": identity, "retention": identity, "storage": identity, "mirror": identity, "sources": identity,
+	"subject_transform": identity, "republish": identity, "sealed": identity, "template_owner": identity,
+	"persist_mode": identity, "no_ack": identity, "deny_delete": identity, "deny_purge": identity,
+	"mirror_direct": identity, "discard_new_per_subject": identity, "allow_msg_counter": identity,
 
-	"description": kept, "placement": kept, "max_bytes": kept, "max_msgs": kept, "compression": kept, "metadata": kept, "first_seq": kept,
+	"description": kept, "placement": kept, "max_bytes": kept, "max_msgs": kept, "compression": kept, "metadata": kept,
+	"first_seq": kept,
 }
 
 // durations are the fields that NATS has in nanoseconds, and people read otherwise.
@@ -65,7 +67,8 @@ func shapeOf(c jetstream.StreamConfig) (shape, error) {
 		return nil, fmt.Errorf("decode the configuration of stream %s: %w", c.Name, err)
 	}
 	for field, v := range s { // absent, zero and "no limit" are one
-		if n, ok := v.(float64); ok && (n == 0 || n == -1) || v == false || v == "" || v == nil || reflect.DeepEqual(v, map[string]any{}) {
+		if n, ok := v.(float64); ok && (n == 0 || n == -1) || v == false || v == "" || v == nil ||
+			reflect.DeepEqual(v, map[string]any{}) {
 			delete(s, field)
 		}
 	}
@@ -114,7 +117,8 @@ func compare(found, wanted jetstream.StreamConfig) (comparison, error) {
 	fields = slices.AppendSeq(fields, maps.Keys(c.wanted))
 	slices.Sort(fields)
 	for _, field := range slices.Compact(fields) {
-		if reflect.DeepEqual(c.found[field], c.wanted[field]) || field == "num_replicas" && found.Replicas > wanted.Replicas {
+		if reflect.DeepEqual(c.found[field], c.wanted[field]) ||
+			field == "num_replicas" && found.Replicas > wanted.Replicas {
 			continue
 		}
 		d := Difference{field, c.found.text(field), c.wanted.text(field)}

@@ -160,17 +160,20 @@ func (m Mark) Refuse(version int) error {
 	switch {
 	case !m.Restoring.IsZero() && !m.Changed:
 		return refused("%w since %s, and has changed nothing yet: wait for its end. "+
-			"If it did not end well, run relay restore again: without --replace it changes nothing that there is, and relays start again",
+			"If it did not end well, run relay restore again: without --replace it changes nothing that there is, "+
+			"and relays start again",
 			ErrRestoring, m.Restoring.UTC().Format(time.RFC3339))
 	case !m.Restoring.IsZero():
-		return refused("%w since %s: wait for its end, or run relay restore again with --replace if it did not end well",
+		return refused("%w since %s: wait for its end, or run relay restore again with --replace if it did not end "+
+			"well",
 			ErrRestoring, m.Restoring.UTC().Format(time.RFC3339))
 	case m.Formats > version:
 		return refused("the store %w: its documents may have formats version %d, this program knows up to version %d. "+
 			"Start the newer release, or restore a backup made before the upgrade",
 			ErrNewer, m.Formats, version)
 	case m.Raising > version:
-		return refused("the store %w: its formats are just being raised to version %d, this program knows up to version %d. Start the newer release",
+		return refused("the store %w: its formats are just being raised to version %d, this program knows up to "+
+			"version %d. Start the newer release",
 			ErrNewer, m.Raising, version)
 	case m.Formats < version-1:
 		return refused("the store has formats version %d, and this program reads versions %d and %d: "+
@@ -181,7 +184,8 @@ func (m Mark) Refuse(version int) error {
 			"event numbers come from the clock and would be given out a second time. Set the clock",
 			m.Restored.UTC().Format(time.RFC3339))
 	case m.Ahead < 0 || m.Ahead > maxAhead:
-		return refused("the mark of the stored formats says that numbers of events run %d µs ahead of the clock, which cannot be: restore a backup", m.Ahead)
+		return refused("the mark of the stored formats says that numbers of events run %d µs ahead of the clock, "+
+			"which cannot be: restore a backup", m.Ahead)
 	}
 	return nil
 }
@@ -199,7 +203,9 @@ func (t Topology) leaderGet(ctx context.Context, js jetstream.JetStream, key str
 }
 
 // leaderMessage is leaderGet with the time at which the value was stored.
-func (t Topology) leaderMessage(ctx context.Context, js jetstream.JetStream, key string) (jetstream.RawStreamMsg, error) {
+func (t Topology) leaderMessage(
+	ctx context.Context, js jetstream.JetStream, key string,
+) (jetstream.RawStreamMsg, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	m, err := jsapi.Get(ctx, js, "KV_"+t.Bucket(Owners), jsapi.Selection{Last: t.ownersSubject(key)})
@@ -218,7 +224,9 @@ func (t Topology) leaderMessage(ctx context.Context, js jetstream.JetStream, key
 
 // info reads a stream's state, with the subjects of a filter, as its leader has it; false if there
 // is no such stream.
-func (t Topology) info(ctx context.Context, js jetstream.JetStream, stream, filter string) (info jetstream.StreamInfo, there bool, err error) {
+func (t Topology) info(
+	ctx context.Context, js jetstream.JetStream, stream, filter string,
+) (info jetstream.StreamInfo, there bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	err = jsapi.Call(ctx, js, "STREAM.INFO."+stream, map[string]string{"subjects_filter": filter}, &info)

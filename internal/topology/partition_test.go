@@ -31,7 +31,8 @@ func TestTheLogCanBeDividedBySite(t *testing.T) {
 		t.Fatal("docs/scaling.md has no mapping")
 	}
 	conf := filepath.Join(t.TempDir(), "nats.conf")
-	text := fmt.Sprintf("listen: 127.0.0.1:-1\njetstream { store_dir: %q }\naccounts { RELAY { jetstream: enabled\nusers: [{user: relay, password: relay}]\n%s } }\n", t.TempDir(), mapping[1])
+	text := fmt.Sprintf("listen: 127.0.0.1:-1\njetstream { store_dir: %q }\naccounts { RELAY { jetstream: enabled\n"+
+		"users: [{user: relay, password: relay}]\n%s } }\n", t.TempDir(), mapping[1])
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +96,8 @@ func TestTheLogCanBeDividedBySite(t *testing.T) {
 			t.Fatalf("heard %v, %v; want %s", heard, err, subject)
 		}
 		var refused *jetstream.APIError
-		if _, err := js.PublishMsg(t.Context(), m, first); !errors.As(err, &refused) || refused.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
+		if _, err := js.PublishMsg(t.Context(), m, first); !errors.As(err, &refused) ||
+			refused.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
 			t.Fatalf("a second first event of an order: %v", err)
 		}
 	}

@@ -52,7 +52,8 @@ func (t Topology) readSign(ctx context.Context, js jetstream.JetStream) (*sign, 
 	}
 	s := &sign{since: info.Created, restorer: info.Config.Metadata[restorerKey], changed: info.State.Msgs > 0}
 	foreign := func(why string) error {
-		return refused("stream %s %w and is left alone: %s. Delete or rename it if nobody needs it, or choose another RELAY_NATS_PREFIX",
+		return refused("stream %s %w and is left alone: %s. Delete or rename it if nobody needs it, or choose "+
+			"another RELAY_NATS_PREFIX",
 			t.RestoreSign(), ErrForeign, why)
 	}
 	if s.restorer == "" {
@@ -85,8 +86,9 @@ const signTurns = 4
 // what that one has left behind, it takes the sign as well.
 func (t Topology) BeginRestore(ctx context.Context, js jetstream.JetStream, takeOver bool) (*Restoring, error) {
 	r := &Restoring{t: t, js: js, config: jetstream.StreamConfig{
-		Name: t.RestoreSign(), Description: "A backup is being put back: no relay starts", Subjects: []string{t.restoreSubject("*")},
-		Storage: jetstream.FileStorage, Replicas: t.Replicas, MaxMsgsPerSubject: 1, Metadata: map[string]string{restorerKey: relay.NewID()},
+		Name: t.RestoreSign(), Description: "A backup is being put back: no relay starts",
+		Subjects: []string{t.restoreSubject("*")}, Storage: jetstream.FileStorage, Replicas: t.Replicas,
+		MaxMsgsPerSubject: 1, Metadata: map[string]string{restorerKey: relay.NewID()},
 	}}
 	err := r.begin(ctx, takeOver)
 	if err == nil {
@@ -140,9 +142,11 @@ func (r *Restoring) Change(ctx context.Context, ahead int64) error {
 		return err
 	}
 	if ahead < 0 || ahead > maxAhead {
-		return fmt.Errorf("the store's mark says that numbers of events run %d µs ahead of the clock, which cannot be", ahead)
+		return fmt.Errorf("the store's mark says that numbers of events run %d µs ahead of the clock, which cannot be",
+			ahead)
 	}
-	if _, err := r.js.Publish(ctx, r.t.restoreSubject(strconv.FormatInt(ahead, 10)), nil, jetstream.WithExpectStream(r.config.Name)); err != nil {
+	if _, err := r.js.Publish(ctx, r.t.restoreSubject(strconv.FormatInt(ahead, 10)), nil,
+		jetstream.WithExpectStream(r.config.Name)); err != nil {
 		return fmt.Errorf("say that the store is being changed: %w", err)
 	}
 	return r.Ours(ctx)
