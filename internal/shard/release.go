@@ -37,7 +37,7 @@ func (m *Member) release(ctx context.Context, next *deadline) {
 			if s := m.shards[n].seen; s.revision <= h.revision { // the watch has yet to show it
 				m.shards[n].seen = leaseState{lease: s.lease, revision: h.revision, at: time.Now(), gone: true}
 			}
-		case m.stopping && !errors.Is(results[i], store.ErrConflict), time.Now().After(h.sent.Add(m.conf.TTL)):
+		case m.stopping && errors.Is(results[i], store.ErrUnavailable), time.Now().After(h.sent.Add(m.conf.TTL)):
 			delete(m.held, n) // it expires
 		default:
 			doubtful = append(doubtful, h)
@@ -54,6 +54,9 @@ func (m *Member) release(ctx context.Context, next *deadline) {
 	for i, h := range doubtful {
 		p := found[i]
 		if p.Err != nil {
+			if m.stopping {
+				delete(m.held, h.lease.shard) // it expires
+			}
 			continue
 		}
 		if !p.Deleted && p.Value.Lease != nil && p.Value.Lease.Nonce == m.me.nonce {

@@ -143,7 +143,10 @@ func (m *Member) look(n int, p store.Present[store.Owner]) {
 	if p.Revision == old.revision && p.Deleted == old.gone {
 		return
 	}
-	s := leaseState{lease: old.lease, revision: p.Revision, at: time.Now(), gone: p.Deleted, expired: p.Deleted && (old.expired || !old.gone)}
+	s := leaseState{lease: old.lease, revision: p.Revision, at: time.Now(), gone: p.Deleted, expired: p.Expired}
+	if p.Deleted && p.Revision == 0 { // nothing is left of it
+		s.expired = old.expired || !old.gone
+	}
 	if p.Value.Lease != nil {
 		s.lease = *p.Value.Lease
 		m.shards[n].minEpoch = max(m.shards[n].minEpoch, s.lease.Epoch, p.Revision)

@@ -81,9 +81,12 @@ func (m *Member) confirmed(ctx context.Context, listed []store.Entry[store.Owner
 		case !now.Deleted:
 			there = append(there, now.Entry)
 		case store.IsMemberKey(now.Key): // as if it had never been listed
-		default: // a lease, whose epoch counts all the same
-			gone := store.Entry[store.Owner]{Key: now.Key, Revision: max(listed[i].Revision+1, now.Revision), Deleted: true, Expired: true}
-			there = append(there, listed[i], gone)
+		case now.Revision == listed[i].Revision: // a lease that had ended before the watch began
+			there = append(there, now.Entry)
+		default: // one that has ended since; its epoch counts all the same. An end that left no marker was no release.
+			now.Expired = now.Expired || now.Revision < listed[i].Revision
+			now.Revision = max(listed[i].Revision+1, now.Revision)
+			there = append(there, listed[i], now.Entry)
 		}
 	}
 	for i, r := range m.conf.Store.Owners.Remove(ctx, dead) {

@@ -39,7 +39,7 @@ type Entry[T any] struct {
 	Value    T
 	Revision uint64
 	Deleted  bool // only from Watch and Current
-	Expired  bool // only from Watch: its time was over, or its marker expires
+	Expired  bool // the same: its time was over, or its marker expires
 	// Written is when the bucket's leader stored it, by that server's clock; not set from Watch.
 	Written time.Time
 

@@ -153,7 +153,7 @@ func (b *Bucket[T]) current(ctx context.Context, e *Entry[T]) error {
 		return err
 	}
 	e.Revision, e.Written = m.Seq, m.Time
-	if e.Deleted = isMarker(m.Header); e.Deleted {
+	if e.Deleted, e.Expired = isMarker(m.Header), isExpired(m.Header); e.Deleted {
 		return nil
 	}
 	if e.Value, err = b.codec.decode(e.Key, m.Data); err != nil {
