@@ -84,7 +84,9 @@ func (d *differ) add(path string, part *PartKey, from, to json.RawMessage) {
 // objects compares two objects at path, field by field.
 func (d *differ) objects(path string, part *PartKey, before, after object, depth int) {
 	for _, m := range after.members {
-		d.values(path+"/"+escapePointer(m.name), part, before.get(m.name), m.value, depth)
+		if was := before.get(m.name); !bytes.Equal(was, m.value) { // most are, and need no path
+			d.values(path+"/"+escapePointer(m.name), part, was, m.value, depth)
+		}
 	}
 	for _, m := range before.members {
 		if after.get(m.name) == nil {
@@ -95,7 +97,7 @@ func (d *differ) objects(path string, part *PartKey, before, after object, depth
 
 // values compares two values at path; nil means absent.
 func (d *differ) values(path string, part *PartKey, before, after json.RawMessage, depth int) {
-	if d.full() || bytes.Equal(before, after) {
+	if d.full() {
 		return
 	}
 	if depth == 0 && path == "/Parts" && d.parts(before, after) {
@@ -263,9 +265,9 @@ func plainText(raw json.RawMessage) string {
 }
 
 // escapePointer writes a name as a token of a JSON pointer (RFC 6901, section 3).
-func escapePointer(name string) string {
-	return strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
-}
+func escapePointer(name string) string { return pointerEscaper.Replace(name) }
+
+var pointerEscaper = strings.NewReplacer("~", "~0", "/", "~1")
 
 // Change is one difference between two snapshots of an order.
 type Change struct {
