@@ -265,6 +265,39 @@ func TestRetryNow(t *testing.T) {
 	wantEqual(t, "retry of nothing", c.Retry("b", t0), false)
 }
 
+// Next names what is sent of an order, or is being sent: with a closed circuit the last entry that is taken, with an
+// open one its first.
+func TestWhatIsSentNext(t *testing.T) {
+	t.Parallel()
+	c := New(Policy{Schedule: []time.Duration{time.Hour}, CircuitFailures: 3})
+	next := func(most int, want uint64) {
+		t.Helper()
+		if got, ok := c.Next("a", most); got != want || ok != (want > 0) {
+			t.Fatalf("next of %d: %d, want %d", most, got, want)
+		}
+	}
+	next(1, 0)
+	offer(t, c, "a1", "a2")
+	next(1, 1)
+	next(LaneEntries, 2)
+	b := take(t, c, t0, LaneEntries, "a", 1, 2)
+	offer(t, c, "a3", "b4", "b5")
+	next(1, 2)
+	next(LaneEntries, 2) // in flight
+	c.Fail(b, t0, Failure{})
+	next(2, 2)
+	next(LaneEntries, 3)
+	for range 2 {
+		c.Fail(take(t, c, t0, 1, "b", 4), t0, Failure{})
+		c.Retry("b", t0)
+	}
+	wantEqual(t, "circuit", c.State(), Open)
+	next(LaneEntries, 1)
+	c.Retry("a", t0)
+	take(t, c, t0, LaneEntries, "a", 1)
+	next(LaneEntries, 1)
+}
+
 // A clock set back makes no wait longer than it was computed; nor does one that was wrong when the
 // state was stored.
 func TestClockSetBack(t *testing.T) {

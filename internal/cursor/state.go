@@ -40,12 +40,17 @@ func (c *Cursor) InFlight() int { return c.inFlight }
 // Holds reports whether entries of an order wait or are in flight.
 func (c *Cursor) Holds(order string) bool { return c.queues[order] != nil }
 
-// First returns the first listed entry of an order that waits or is in flight.
-func (c *Cursor) First(order string) (seq uint64, ok bool) {
-	if q := c.queues[order]; q != nil && len(q.items) > 0 {
-		return q.head(), true
+// Next returns the last entry of an order's batch in flight. If there is none, it returns that of the batch which Take
+// would return with the same most, if it were the order's turn.
+func (c *Cursor) Next(order string, most int) (seq uint64, ok bool) {
+	q := c.queues[order]
+	switch {
+	case q == nil || len(q.items) == 0:
+		return 0, false
+	case q.batch != 0:
+		return q.items[q.taken-1].seq, true
 	}
-	return 0, false
+	return q.items[c.batchSize(q, most)-1].seq, true
 }
 
 // Unsettled returns how many listed entries wait or are in flight. It does not count the entries

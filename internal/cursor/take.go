@@ -78,9 +78,8 @@ func (c *Cursor) Take(now time.Time, most int) (Batch, bool) {
 		return Batch{}, false
 	}
 	b := Batch{Order: q.order, Attempt: 1}
-	n := min(max(most, 1), len(q.items), LaneEntries)
+	n := c.batchSize(q, most)
 	if c.health.Open {
-		n = 1
 		b.Probe, q.probe = true, true
 		c.probing, c.lastProbe, c.wanted = q, q.head(), ""
 	} else {
@@ -100,6 +99,14 @@ func (c *Cursor) Take(now time.Time, most int) (Batch, bool) {
 	b.LastTry = !b.Probe && !q.early && c.lastTry(q.lane)
 	c.place(q)
 	return b, true
+}
+
+// batchSize returns how many entries of an order Take would take.
+func (c *Cursor) batchSize(q *queue, most int) int {
+	if c.health.Open {
+		return 1
+	}
+	return min(max(most, 1), len(q.items), LaneEntries)
 }
 
 func (c *Cursor) lastTry(l *lane) bool {

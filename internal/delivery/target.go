@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/sender"
 	"github.com/audatex-relay/relay/internal/signature"
@@ -64,6 +65,14 @@ func NewTarget(cb relay.Callback, client relay.Client) *Target {
 
 // Concurrency returns how many attempts of a callback may be under way.
 func Concurrency(cb relay.Callback) int { return min(max(cb.Concurrency, 1), relay.MaxConcurrency) }
+
+// BatchSize returns how many events of an order an attempt at a callback may be for. Of several the newest is sent.
+func BatchSize(cb relay.Callback) int {
+	if cb.Mode == relay.ModeLatest {
+		return cursor.LaneEntries
+	}
+	return 1
+}
 
 // SameAs reports whether nothing has changed since other.
 func (t *Target) SameAs(other *Target) bool { return t.Revisions == other.Revisions }

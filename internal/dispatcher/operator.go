@@ -12,8 +12,9 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Retry makes the delivery of an event that waits due now; with an open circuit it is the next probe. If it waits for
-// an earlier event, that one's position is returned as well. The error is ErrUnknown.
+// Retry makes the delivery of an event that waits due now; with an open circuit it is the next probe. If an earlier
+// event of its order is sent first, that one's position is returned as well: in mode latest the newest of those that an
+// attempt is for. The error is ErrUnknown.
 func (d *Dispatcher) Retry(id, generation string, seq uint64, order string) (w relay.DeliveryPosition, earlier uint64, err error) {
 	w = relay.PositionEnded
 	err = d.command(id, generation, func(c *core, cb *callback) {
@@ -38,12 +39,12 @@ func (d *Dispatcher) command(id, generation string, do func(c *core, cb *callbac
 
 func (c *core) retry(cb *callback, e cursor.Entry) (w relay.DeliveryPosition, earlier uint64) {
 	place := c.where(cb, e)
-	first, holds := cb.cur.First(e.Order)
+	next, holds := cb.cur.Next(e.Order, delivery.BatchSize(cb.target.Callback))
 	switch {
 	case place == cursor.Settled:
 		return relay.PositionEnded, 0
-	case place != cursor.Flying && holds && first < e.Seq:
-		return relay.PositionEarlier, first
+	case place != cursor.Flying && holds && next < e.Seq:
+		return relay.PositionEarlier, next
 	case place == cursor.Unread:
 		return relay.PositionUnread, 0
 	case place == cursor.InLane || place == cursor.Waiting:

@@ -164,3 +164,45 @@ func TestASkipIsStoredWhenItReturns(t *testing.T) {
 		t.Errorf("%d events arrived", n)
 	}
 }
+
+// In mode latest the newest event of an order is what a retry sends, so it may be asked for; the older ones are due with
+// it. Behind an attempt under way it is told what is being sent.
+func TestARetryInModeLatest(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var well atomic.Bool
+	arrived, release := make(chan string, 10), make(chan struct{})
+	free := sync.OnceFunc(func() { close(release) })
+	defer free()
+	cb := callback("bms", newReceiver(t, func(ev relay.Event, _ int) int {
+		arrived <- ev.Sequence
+		<-release
+		return map[bool]int{true: 200, false: 500}[well.Load()]
+	}).URL)
+	cb.Mode = relay.ModeLatest
+	b.register(cb)
+	d := b.start(patient)
+	oldest := b.publish("leeds", 1)
+	<-arrived
+	middle, newest := b.publish("leeds", 1), b.publish("leeds", 1)
+	until(t, "all wait", func() bool { s, _ := d.Status("bms"); return s.Backlog == 3 })
+	if w, earlier, err := d.Retry("bms", cb.Generation, newest, order(1)); w != relay.PositionEarlier || earlier != oldest || err != nil {
+		t.Errorf("a retry behind the first attempt: %v, %d, %v", w, earlier, err)
+	}
+	free()
+	until(t, "the first has failed", func() bool { v, _ := d.Delivery("bms", oldest, order(1)); return v.Attempts == 1 && !v.UnderWay })
+	for _, seq := range []uint64{oldest, middle, newest} {
+		well.Store(seq == newest)
+		if w, earlier, err := d.Retry("bms", cb.Generation, seq, order(1)); w != relay.PositionDue || err != nil {
+			t.Fatalf("a retry of the event at %d of three: %v, %d, %v", seq, w, earlier, err)
+		}
+		if sent := <-arrived; sent != "3" {
+			t.Errorf("a retry of the event at %d sent %s", seq, sent)
+		}
+		until(t, "the attempt has ended", func() bool { v, _ := d.Delivery("bms", oldest, order(1)); return !v.UnderWay })
+	}
+	until(t, "all have ended", func() bool { return len(b.closings("bms", cb.Generation)) == 3 })
+	if ends := b.closings("bms", cb.Generation); ends[newest] != relay.DeliveryDelivered || ends[middle] != relay.DeliverySkipped {
+		t.Errorf("they ended %v", ends)
+	}
+}

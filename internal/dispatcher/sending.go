@@ -41,11 +41,7 @@ func (c *core) nextJob(cb *callback, j *job, hasSlot bool) *job {
 		s.awaitsSlot = true
 		return nil
 	}
-	most := 1
-	if of.Mode == relay.ModeLatest {
-		most = cursor.LaneEntries
-	}
-	b, ok := cb.cur.Take(c.now, most)
+	b, ok := cb.cur.Take(c.now, delivery.BatchSize(*of))
 	if ok && !s.allowance.UseRate(c.now) { // a replay has used the rate up
 		cb.cur.Release(b)
 		ok = false
