@@ -3,6 +3,7 @@ package dispatcher_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -57,6 +58,42 @@ func TestASkipInABatchUnderWayEndsItOnce(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// An attempt that ends after its delivery was skipped is recorded as late, also if its 410 disables the callback. One
+// whose delivery waits for the callback to be resumed is not.
+func TestAnAttemptThatOutlastsItsDelivery(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	arrived, release := make(chan struct{}, 2), make(chan struct{})
+	free := sync.OnceFunc(func() { close(release) })
+	defer free()
+	r := newReceiver(t, func(relay.Event, int) int { arrived <- struct{}{}; <-release; return 410 })
+	cb := callback("bms", r.URL)
+	b.register(cb)
+	d := b.start()
+	skipped, waits := b.publish("leeds", 1), b.publish("leeds", 2)
+	<-arrived
+	<-arrived
+	if w, err := d.Skip(context.Background(), "bms", cb.Generation, skipped); w != relay.PositionSkipped || err != nil {
+		t.Fatalf("skip: %v, %v", w, err)
+	}
+	free()
+	late := map[uint64]bool{}
+	until(t, "both attempts are recorded", func() bool {
+		note := func(_ uint64, _ time.Time, batch relay.AttemptBatch) bool {
+			for _, rec := range batch.Records {
+				if rec.Status == http.StatusGone {
+					late[rec.Seq] = rec.Late
+				}
+			}
+			return true
+		}
+		return b.store.Attempts.Walk(context.Background(), "bms", cb.Generation, 0, note) == nil && len(late) == 2
+	})
+	if !late[skipped] || late[waits] {
+		t.Errorf("late are %v, the event at %d was skipped", late, skipped)
 	}
 }
 
@@ -165,8 +202,8 @@ func TestASkipIsStoredWhenItReturns(t *testing.T) {
 	}
 }
 
-// In mode latest the newest event of an order is what a retry sends, so it may be asked for; the older ones are due with
-// it. Behind an attempt under way it is told what is being sent.
+// In mode latest the newest event of an order is what a retry sends, so it may be asked for; the older ones are due
+// with it. Behind an attempt under way a retry names what is being sent.
 func TestARetryInModeLatest(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -186,11 +223,13 @@ func TestARetryInModeLatest(t *testing.T) {
 	<-arrived
 	middle, newest := b.publish("leeds", 1), b.publish("leeds", 1)
 	until(t, "all wait", func() bool { s, _ := d.Status("bms"); return s.Backlog == 3 })
-	if w, earlier, err := d.Retry("bms", cb.Generation, newest, order(1)); w != relay.PositionEarlier || earlier != oldest || err != nil {
+	w, earlier, err := d.Retry("bms", cb.Generation, newest, order(1))
+	if w != relay.PositionEarlier || earlier != oldest || err != nil {
 		t.Errorf("a retry behind the first attempt: %v, %d, %v", w, earlier, err)
 	}
 	free()
-	until(t, "the first has failed", func() bool { v, _ := d.Delivery("bms", oldest, order(1)); return v.Attempts == 1 && !v.UnderWay })
+	ended := func() bool { v, _ := d.Delivery("bms", oldest, order(1)); return v.Attempts != 0 && !v.UnderWay }
+	until(t, "the first has failed", ended)
 	for _, seq := range []uint64{oldest, middle, newest} {
 		well.Store(seq == newest)
 		if w, earlier, err := d.Retry("bms", cb.Generation, seq, order(1)); w != relay.PositionDue || err != nil {
@@ -199,10 +238,13 @@ func TestARetryInModeLatest(t *testing.T) {
 		if sent := <-arrived; sent != "3" {
 			t.Errorf("a retry of the event at %d sent %s", seq, sent)
 		}
-		until(t, "the attempt has ended", func() bool { v, _ := d.Delivery("bms", oldest, order(1)); return !v.UnderWay })
+		if seq != newest {
+			until(t, "the attempt has ended", ended)
+		}
 	}
 	until(t, "all have ended", func() bool { return len(b.closings("bms", cb.Generation)) == 3 })
-	if ends := b.closings("bms", cb.Generation); ends[newest] != relay.DeliveryDelivered || ends[middle] != relay.DeliverySkipped {
+	ends := b.closings("bms", cb.Generation)
+	if ends[newest] != relay.DeliveryDelivered || ends[middle] != relay.DeliverySkipped {
 		t.Errorf("they ended %v", ends)
 	}
 }

@@ -130,6 +130,7 @@ func (c *core) judge(j *job) {
 		return
 	}
 	ev, record := j.Events[j.Chosen], j.Record(j.batch.Attempt, j.batch.Probe)
+	record.Late = cb.cur.Where(cursor.Entry{Seq: ev.Seq, Order: j.batch.Order}) == cursor.Settled
 	if j.Outdated(cb.target) {
 		cb.cur.Release(j.batch)
 		c.record(cb, record)

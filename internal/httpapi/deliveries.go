@@ -82,7 +82,8 @@ const goneSlack = time.Second
 // listedStatus reports whether a delivery is listed at this record, and returns its status. A
 // delivery being retried is listed at the last attempt that counted; probes do not count, and may
 // come after it. In mode latest that may be of any event of its order's lane. A delivery that ended
-// with 410, which has one attempt and no lane, waits until the callback is resumed.
+// with 410, which has one attempt and no lane, waits until the callback is resumed, unless it was
+// skipped meanwhile.
 func listedStatus(rec relay.AttemptRecord, lane *cursor.Lane, disabled *relay.Disabled) (DeliveryStatus, bool) {
 	if rec.Closing != "" || rec.Replay != "" { // what a replay has not delivered stands as it did before
 		return DeliveryStatus(rec.Closing), rec.Closing != ""
@@ -92,7 +93,7 @@ func listedStatus(rec relay.AttemptRecord, lane *cursor.Lane, disabled *relay.Di
 		return DeliveryStatusRetrying, waits && !rec.Probe && rec.Number >= lane.Attempts
 	}
 	ended := rec.At.Add(time.Duration(rec.DurationMillis * float64(time.Millisecond)))
-	gone := disabled != nil && rec.Status == http.StatusGone && ended.After(disabled.At.Add(-goneSlack))
+	gone := disabled != nil && !rec.Late && rec.Status == http.StatusGone && ended.After(disabled.At.Add(-goneSlack))
 	return DeliveryStatusRetrying, gone
 }
 

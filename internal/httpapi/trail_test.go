@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"testing"
 	"time"
@@ -259,18 +260,29 @@ func TestAnEventThatTheFilterRefusedAtItsTime(t *testing.T) {
 	stands("never refused", "steady", DeliveryStatusPending)
 }
 
-// What is skipped while an attempt is under way stays skipped, whatever comes of the attempt.
+// What is skipped while an attempt is under way stays skipped, whatever comes of the attempt: also a 410, which
+// disables the callback, and with which other deliveries wait for it to be resumed.
 func TestADeliverySkippedWhileItIsAttempted(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	a := f.client("client-a", relay.RoleWrite, "alpha")
 	a.put("/v1/callbacks/mine", map[string]any{"url": "https://bms.example/", "startFrom": "earliest"}).want(201)
+	disabled := relay.Disabled{Reason: "gone", At: time.Now().UTC()}
+	if _, _, err := change(t.Context(), f.store.Callbacks, "mine", "", func(cb relay.Callback) (relay.Callback, error) {
+		cb.Disabled = &disabled
+		return cb, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	f.order("alpha", orderA)
 	l := &ledger{f: f, ends: map[string]relay.AttemptsEnd{}}
-	for i, outcome := range []string{"refused", "success"} {
+	for i, outcome := range []string{"refused", "success", "gone"} {
 		ev := f.publish("alpha", orderA)
 		skipped, attempt := recordOf(ev, uint64(i+1), "", relay.DeliverySkipped), recordOf(ev, uint64(i+1), outcome, "")
-		skipped.Number, skipped.Reason = 0, "skipped by an operator"
+		skipped.Number, skipped.Reason, attempt.Late = 0, "skipped by an operator", true
+		if outcome == "gone" {
+			attempt.Status = http.StatusGone
+		}
 		l.append("mine", time.Now().UTC(), skipped, attempt)
 		var d Delivery
 		a.get("/v1/callbacks/mine/deliveries/" + ev.ID).want(200).into(&d)

@@ -54,6 +54,7 @@ type AttemptRecord struct {
 	Probe          bool           `json:"probe,omitempty"`
 	NextAttemptAt  *time.Time     `json:"nextAttemptAt,omitempty"`
 	Closing        DeliveryStatus `json:"closing,omitempty"`
+	Late           bool           `json:"late,omitempty"`   // it ended after its delivery, which was skipped meanwhile
 	Reason         string         `json:"reason,omitempty"` // why it was skipped or expired
 	// Replay is the id of the replay that made the attempt, and Replayed how the event ended in it;
 	// empty while it is retried. A replay that fails changes nothing in how the delivery ended before,

@@ -62,14 +62,12 @@ func (r *AttemptRecord) appendTo(out []byte) ([]byte, error) {
 	}
 	o.textIfAny("headers", r.Headers)
 	o.wholeIfAny("bytes", int64(r.Bytes))
-	if r.Probe {
-		o.name("probe")
-		o.out = append(o.out, "true"...)
-	}
+	o.trueIfSo("probe", r.Probe)
 	if r.NextAttemptAt != nil {
 		o.time("nextAttemptAt", *r.NextAttemptAt)
 	}
 	o.textIfAny("closing", string(r.Closing))
+	o.trueIfSo("late", r.Late)
 	o.textIfAny("reason", r.Reason)
 	o.textIfAny("replay", r.Replay)
 	o.textIfAny("replayed", string(r.Replayed))
@@ -142,6 +140,13 @@ func (o *objectWriter) numberIfAny(name string, value float64) {
 	default: // with an exponent, or no number
 		o.name(name)
 		o.other(value)
+	}
+}
+
+func (o *objectWriter) trueIfSo(name string, value bool) {
+	if value {
+		o.name(name)
+		o.out = append(o.out, "true"...)
 	}
 }
 
