@@ -584,7 +584,7 @@ type AuditList struct {
 type AuditOutcome struct {
 	At time.Time `json:"at"`
 
-	// Made The path of what was made.
+	// Made The path of what was made; absent of `createConsentLinks`, which makes many.
 	Made string `json:"made,omitempty,omitzero"`
 
 	// Problem The last part of the problem's `type`, if it was refused or failed.

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -117,6 +118,34 @@ func TestChangesAreAudited(t *testing.T) {
 	f.client("client-a", relay.RoleWrite, "alpha")
 	if got := f.key("client-a", relay.RoleManage).audited(""); len(got) > 0 {
 		t.Errorf("the next client of the id sees\n%s", brief(got))
+	}
+}
+
+// Whatever makes one thing is in the log of changes with the path of that, of which the answer has the id.
+func TestTheLogOfChangesNamesWhatWasMade(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.acme()
+	tried := makings()
+	for name, below := range map[string]string{
+		"createCallback": "/v1/callbacks", "createKey": tried["createKey"].path,
+		"createReplay": tried["createReplay"].path, "retryDelivery": tried["createReplay"].path,
+		"createConsentLink":  tried["createConsentLink"].path,
+		"createConsentLinks": "", "rotateSecret": "", // many links; a secret has no path
+	} {
+		var body struct{ ID, Replay string }
+		f.admin().post(tried[name].path, tried[name].body).into(&body)
+		want := ""
+		if below != "" {
+			want = below + "/" + cmp.Or(body.Replay, body.ID)
+		}
+		if e := f.admin().audited("")[0]; e.Operation != name || e.Outcome.Made != want || e.Outcome.Status/100 != 2 {
+			t.Errorf("%s has made %q, want %q: %+v", name, e.Outcome.Made, want, e)
+		}
+		delete(tried, name)
+	}
+	if len(tried) > 0 {
+		t.Errorf("not tried: %v", tried)
 	}
 }
 

@@ -25,7 +25,8 @@ func (a *API) createConsentLink(ctx context.Context, by caller, id Id, _ CreateC
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{status: http.StatusCreated, body: made[0]}, nil
+	path := "/v1/connections/" + id + "/consent-links/" + made[0].Id
+	return reply{status: http.StatusCreated, made: path, body: made[0]}, nil
 }
 
 // createConsentLinks implements POST /v1/consent-links.

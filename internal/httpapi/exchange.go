@@ -218,7 +218,7 @@ type reply struct {
 	status      int // 200 if zero
 	revision    uint64
 	location    string // where what was made can be read
-	made        string // the path of what was made and cannot be read, for the audit
+	made        string // the path of what was made, for the audit; empty: location
 	contentType string // application/json if empty
 	body        any    // a []byte is sent as it is; nil: no body
 }

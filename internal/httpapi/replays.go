@@ -63,9 +63,11 @@ func (a *API) createReplay(
 	if doc, err = a.makeReplay(ctx, doc); err != nil {
 		return reply{}, err
 	}
-	return reply{
-		status: http.StatusCreated, location: "/v1/callbacks/" + cb.ID + "/replays/" + doc.ID, body: a.replayView(doc),
-	}, nil
+	return reply{status: http.StatusCreated, location: replayPath(doc), body: a.replayView(doc)}, nil
+}
+
+func replayPath(doc relay.Replay) string {
+	return "/v1/callbacks/" + doc.Callback + "/replays/" + doc.ID
 }
 
 // listReplays implements GET /v1/callbacks/{id}/replays.

@@ -33,6 +33,7 @@ func (a *API) retryDelivery(ctx context.Context, c caller, id Id, eventID EventI
 		return reply{}, refuse("The owner of the callback does not answer.", err)
 	}
 	answer := DeliveryRetried{Event: eventID, Due: waiting.State == relay.PositionDue}
+	made := ""
 	switch waiting.State {
 	case relay.PositionEarlier:
 		return reply{}, a.earlier(ctx, waiting.Earlier)
@@ -44,9 +45,9 @@ func (a *API) retryDelivery(ctx context.Context, c caller, id Id, eventID EventI
 		if err != nil {
 			return reply{}, err
 		}
-		answer.Replay = doc.ID
+		answer.Replay, made = doc.ID, replayPath(doc)
 	}
-	return reply{status: http.StatusAccepted, body: answer}, nil
+	return reply{status: http.StatusAccepted, made: made, body: answer}, nil
 }
 
 // skipDelivery implements POST /v1/callbacks/{id}/deliveries/{eventId}/skip.

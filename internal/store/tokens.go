@@ -100,7 +100,7 @@ type StoredAnswer struct {
 	Status      int    `json:"status"`
 	ETag        string `json:"etag,omitempty"`
 	Location    string `json:"location,omitempty"`
-	Made        string `json:"made,omitempty"` // the path of what was made and cannot be read
+	Made        string `json:"made,omitempty"` // the path of what was made, for the audit; empty: Location
 	ContentType string `json:"contentType,omitempty"`
 	Body        []byte `json:"body,omitempty"`
 }
