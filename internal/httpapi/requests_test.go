@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/relay"
@@ -210,6 +211,28 @@ func TestRateIsLimitedPerKey(t *testing.T) {
 	for range 10 {
 		f.admin().get("/v1/callbacks").want(200)
 	}
+}
+
+// Without other settings a key may make as many requests as docs/operations.md says: 200 at once after a rest, and 50
+// in each second.
+func TestTheUsualRateOfAKey(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(c *Config) { c.RatePerSecond, c.Burst = 0, 0 })
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			after time.Duration
+			want  int
+		}{{0, 200}, {time.Second, 50}, {3 * time.Second, 150}, {time.Hour, 200}} {
+			time.Sleep(c.after)
+			n := 0
+			for f.api.limits.allow("key") {
+				n++
+			}
+			if n != c.want {
+				t.Errorf("%s after the last one %d requests may be made, want %d", c.after, n, c.want)
+			}
+		}
+	})
 }
 
 // A panic ends one request. Its problem contains no details, and its log line all of them.

@@ -62,3 +62,19 @@ func TestAuthoritiesOfCallbacks(t *testing.T) {
 		t.Errorf("without a file: %v", err)
 	}
 }
+
+func TestAuthoritiesOfNATS(t *testing.T) {
+	t.Parallel()
+	one, _ := authority(t)
+	for _, c := range []struct{ content, want string }{
+		{one, ""},
+		{strings.Repeat("\n", maxRoots-len(one)) + one, ""},
+		{strings.Repeat("\n", maxRoots-len(one)+1) + one, "RELAY_NATS_CA: the file is larger than 4194304 bytes"},
+	} {
+		s := given(t, "--nats-url=tls://a:4222", "--nats-ca="+secretFile(t, c.content))
+		s.EncryptionKeys = "{}" // a cluster needs them; they are read later
+		if _, err := s.Check(); (err == nil) != (c.want == "") || err != nil && err.Error() != c.want {
+			t.Errorf("of %d bytes: %v, want %q", len(c.content), err, c.want)
+		}
+	}
+}
