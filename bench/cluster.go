@@ -2,13 +2,9 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/audatex-relay/relay/internal/store"
-	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // measureReplicas delivers a filled log of three copies with one, two and three relays. All of it
@@ -25,13 +21,7 @@ func (b *bench) replicas(replicas int) {
 	f := b.newReplicas(directory, time.Hour)
 	defer end(f.close)
 	nc := get(f.nats.connect())
-	s, err := store.Open(b.ctx, store.Config{
-		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: natsNodes, Retention: 30 * 24 * time.Hour},
-		Log: slog.New(slog.DiscardHandler),
-	})
-	if err == nil {
-		err = fillStore(b.ctx, s, b.sizes.fanOut)
-	}
+	err := failed(func() { must(fillStore(b.ctx, b.openOn(nc, natsNodes, nil), b.sizes.fanOut)) })
 	nc.Close()
 	if err != nil {
 		must(fmt.Errorf("fill the log: %w", err))

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/audatex-relay/relay/internal/natsd"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
@@ -19,17 +21,21 @@ const (
 
 // open opens the store in a data directory of a relay that does not run.
 func (b *bench) open(dir string) (s *store.Store, closing func()) {
-	log := slog.New(slog.DiscardHandler)
-	server := get(natsd.Start(natsd.Config{Dir: dir, Log: log}))
+	server := get(natsd.Start(natsd.Config{Dir: dir, Log: slog.New(slog.DiscardHandler)}))
 	nc := get(server.Connect())
-	sealer := get(store.NewSealer(get(store.KeysFromFile(dir))))
-	s = get(store.Open(b.ctx, store.Config{
-		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 30 * 24 * time.Hour}, Sealer: sealer, Log: log,
-	}))
+	s = b.openOn(nc, 1, get(store.NewSealer(get(store.KeysFromFile(dir)))))
 	return s, func() {
 		nc.Close()
 		server.Stop()
 	}
+}
+
+// openOn opens the store on a NATS server, with so many copies of everything.
+func (b *bench) openOn(nc *nats.Conn, copies int, sealer *store.Sealer) *store.Store {
+	return get(store.Open(b.ctx, store.Config{
+		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: copies, Retention: 30 * 24 * time.Hour},
+		Sealer: sealer, Log: slog.New(slog.DiscardHandler),
+	}))
 }
 
 // fill writes n events of many orders into the log of a data directory.

@@ -106,13 +106,22 @@ func (p *program) put(path string, body any) error {
 	return err
 }
 
+// fetch returns what an address has.
+func fetch(url string) ([]byte, error) {
+	a, err := harness.Caller{Base: url, Client: http.DefaultClient}.Call(http.MethodGet, "", nil)
+	if err == nil && a.Status != http.StatusOK {
+		err = fmt.Errorf("GET %s: %d", url, a.Status)
+	}
+	return a.Body, err
+}
+
 // read reads JSON from an address into v.
 func read(url string, v any) error {
-	a, err := harness.Caller{Base: url, Client: http.DefaultClient}.Call(http.MethodGet, "", nil)
+	body, err := fetch(url)
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(a.Body, v)
+	return json.Unmarshal(body, v)
 }
 
 // callback registers one.

@@ -17,130 +17,113 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/relaytest"
 )
 
 // receiverEnv makes this program the receiver: a process of its own, so that its cost is not the
 // relay's.
 const receiverEnv = "RELAY_BENCH_RECEIVER"
 
-const slowAnswer = 200 * time.Millisecond
+// behaviours are how the receiver responds, by the first part of a path. There is also /endless/….
+var behaviours = map[string]relaytest.Behaviour{
+	"ok": relaytest.Healthy, "received": relaytest.Healthy, "tenth": relaytest.OneInTen, "dead": relaytest.Hanging,
+	"slow": relaytest.Slow(200 * time.Millisecond), "failing": relaytest.Always(http.StatusServiceUnavailable),
+}
 
 // replayedSuffix is what the paths of replayed deliveries are counted under in addition.
 const replayedSuffix = "-replayed"
 
-// tally is what one path of the receiver has seen.
-type tally struct {
-	mu          sync.Mutex
-	count       int
-	first, last time.Time
-	latencies   []float64 // milliseconds from the event's publishing to its arrival, for /received/… from its notification's receipt
-}
-
-// seen is a tally as it is reported.
+// seen is what one path of the receiver has seen.
 type seen struct {
 	Count         int
 	First, Last   time.Time
-	P50, P99, Max float64
+	P50, P99, Max float64 // of the latencies
+}
+
+// tally counts what one path sees.
+type tally struct {
+	mu        sync.Mutex
+	seen      seen
+	latencies []float64 // milliseconds from the event's publishing, for /received/… from its notification's receipt
 }
 
 func (t *tally) note(began, now time.Time) (n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.count == 0 {
-		t.first = now
+	if t.seen.Count == 0 {
+		t.seen.First = now
 	}
-	t.count++
-	t.last = now
+	t.seen.Count++
+	t.seen.Last = now
 	if !began.IsZero() && len(t.latencies) < 1<<20 {
 		t.latencies = append(t.latencies, float64(now.Sub(began).Microseconds())/1000)
 	}
-	return t.count
+	return t.seen.Count
 }
 
-// published is when an event went into the log: its id ends with that, in microseconds.
-func published(id string) time.Time {
-	if len(id) <= 16 {
-		return time.Time{}
-	}
-	micros, err := strconv.ParseInt(id[len(id)-16:], 10, 64)
-	if err != nil {
-		return time.Time{}
-	}
-	return time.UnixMicro(micros)
-}
-
-// received returns when the relay received the event's notification.
-func received(body []byte) time.Time {
-	var ev struct {
-		Data struct {
-			Notification struct {
-				ReceivedAt time.Time `json:"receivedAt"`
-			} `json:"notification"`
-		} `json:"data"`
-	}
-	_ = json.Unmarshal(body, &ev) // the zero time measures nothing
-	return ev.Data.Notification.ReceivedAt
-}
-
-func (t *tally) seen() seen {
+func (t *tally) report() seen {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := seen{Count: t.count, First: t.first, Last: t.last}
-	if l := slices.Clone(t.latencies); len(l) > 0 {
-		slices.Sort(l)
+	s := t.seen
+	if l := slices.Sorted(slices.Values(t.latencies)); len(l) > 0 {
 		at := func(q float64) float64 { return l[min(len(l)-1, int(math.Ceil(q*float64(len(l))))-1)] }
 		s.P50, s.P99, s.Max = at(0.5), at(0.99), l[len(l)-1]
 	}
 	return s
 }
 
-// receive is the child process: it responds to callbacks by path (/ok/…, /received/…, /slow/…,
-// /tenth/…, /dead/…, /failing/…, /endless/…) until its input closes, and at a second address as odd
-// does. It does not verify, as relaytest's receiver does: the
-// cost of that would be taken from the relay, which is measured on the same machine.
+// published is when an event went into the log: its id ends with that, in microseconds.
+func published(id string) time.Time {
+	micros, err := strconv.ParseInt(id[max(0, len(id)-16):], 10, 64)
+	if err != nil {
+		return time.Time{} // it measures nothing
+	}
+	return time.UnixMicro(micros)
+}
+
+// received returns when the relay received the event's notification.
+func received(body io.Reader) time.Time {
+	var ev struct {
+		Data struct {
+			Notification struct{ ReceivedAt time.Time }
+		}
+	}
+	_ = json.NewDecoder(body).Decode(&ev) // the zero time measures nothing
+	return ev.Data.Notification.ReceivedAt
+}
+
+// receive is the child process: it responds to callbacks by path until its input closes, and at a
+// second address as odd does. It does not verify, as relaytest's receiver does: the cost of that
+// would be taken from the relay, which is measured on the same machine.
 func receive() {
-	var tallies sync.Map
+	var tallies sync.Map // by path
 	of := func(path string) *tally {
 		t, _ := tallies.LoadOrStore(path, &tally{})
 		return t.(*tally)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /seen/{kind}/{name}", func(w http.ResponseWriter, r *http.Request) {
-		_ = json.NewEncoder(w).Encode(of(r.PathValue("kind") + "/" + r.PathValue("name")).seen())
+	mux.HandleFunc("GET /seen/{path...}", func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewEncoder(w).Encode(of(r.PathValue("path")).report())
 	})
 	mux.HandleFunc("POST /{kind}/{name}", func(w http.ResponseWriter, r *http.Request) {
-		kind, began := r.PathValue("kind"), published(r.Header.Get("Webhook-Id"))
+		path, kind, began := r.URL.Path[1:], r.PathValue("kind"), published(r.Header.Get("Webhook-Id"))
 		if kind == "received" {
-			body, _ := io.ReadAll(r.Body)
-			began = received(body)
-		} else {
-			_, _ = io.Copy(io.Discard, r.Body)
+			began = received(r.Body)
 		}
-		name := kind + "/" + r.PathValue("name")
+		_, _ = io.Copy(io.Discard, r.Body)
 		if r.Header.Get("Webhook-Replay") != "" {
-			name += replayedSuffix
+			path += replayedSuffix
 		}
-		n := of(name).note(began, time.Now())
-		switch {
-		case kind == "dead":
-			<-r.Context().Done()
-		case kind == "slow":
-			backoff.Sleep(r.Context(), slowAnswer)
-		case kind == "tenth" && n%10 == 0:
-			w.WriteHeader(http.StatusServiceUnavailable)
+		n := of(path).note(began, time.Now())
+		if kind == "endless" {
+			endless(w)
 			return
-		case kind == "failing":
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
-		case kind == "endless":
-			w.WriteHeader(http.StatusInternalServerError)
-			for part := make([]byte, 32<<10); ; {
-				if _, err := w.Write(part); err != nil {
-					return
-				}
-			}
 		}
-		w.WriteHeader(http.StatusNoContent)
+		status := behaviours[kind](n, r)
+		if status == 0 {
+			panic(http.ErrAbortHandler) // no response at all
+		}
+		w.WriteHeader(status)
 	})
 	listener, strange := get(net.Listen("tcp", "127.0.0.1:0")), get(net.Listen("tcp", "127.0.0.1:0"))
 	fmt.Println(listener.Addr(), strange.Addr())
@@ -151,6 +134,15 @@ func receive() {
 		os.Exit(0) // the parent is gone
 	}()
 	_ = server.Serve(listener)
+}
+
+// endless responds with a body that does not end before the sender has gone.
+func endless(w http.ResponseWriter) {
+	w.WriteHeader(http.StatusInternalServerError)
+	var err error
+	for part := make([]byte, 32<<10); err == nil; {
+		_, err = w.Write(part)
+	}
 }
 
 // tlsHandshake is the first byte of a TLS connection.

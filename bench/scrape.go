@@ -3,10 +3,7 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -46,7 +43,7 @@ func (b *bench) measureScrape() {
 	defer end(func() error { return p.stop(syscall.SIGTERM) })
 	b.pass(time.Minute) // each connection gets its first turn within half of it
 	began := time.Now()
-	body := p.scrape(b.ctx)
+	body := get(fetch(p.at))
 	took := time.Since(began)
 	series := 0
 	for line := range bytes.Lines(body) {
@@ -64,16 +61,4 @@ func (b *bench) measureScrape() {
 	say("scrape_series", "%d (at most %d: %s)", series, most, verdict(series <= most))
 	say("scrape_kib", "%d, %d compressed", len(body)>>10, packed.Len()>>10)
 	say("scrape_ms", "%.0f", float64(took.Microseconds())/1000)
-}
-
-// scrape reads the metrics.
-func (p *program) scrape(ctx context.Context) []byte {
-	req := get(http.NewRequestWithContext(ctx, http.MethodGet, p.at, nil))
-	res, err := http.DefaultClient.Do(req)
-	must(err)
-	defer func() { _ = res.Body.Close() }() // it was read, or its status was wrong
-	if res.StatusCode != http.StatusOK {
-		must(fmt.Errorf("GET /metrics: %s", res.Status))
-	}
-	return get(io.ReadAll(res.Body))
 }

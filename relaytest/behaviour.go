@@ -12,6 +12,9 @@ type Behaviour func(n int, r *http.Request) int
 // Healthy takes everything at once.
 func Healthy(int, *http.Request) int { return http.StatusNoContent }
 
+// Always responds to everything with one status.
+func Always(status int) Behaviour { return func(int, *http.Request) int { return status } }
+
 // OneInTen responds 503 to every tenth delivery.
 func OneInTen(n int, _ *http.Request) int {
 	if n%10 == 0 {

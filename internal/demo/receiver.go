@@ -20,7 +20,7 @@ func newReceiver(a *receivedEvents, j *printer, drop bool) *relaytest.Receiver {
 	}
 	return &relaytest.Receiver{
 		Sparing: true, Refused: refused,
-		Behave: func(int, *http.Request) int { return http.StatusOK },
+		Behave: relaytest.Always(http.StatusOK),
 		Accepted: func(d relaytest.Delivery, body []byte) {
 			if lose.CompareAndSwap(true, false) {
 				return

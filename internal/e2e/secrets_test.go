@@ -147,7 +147,7 @@ func TestSecrets(t *testing.T) {
 	known.add("callback's password", password)
 	known.add("callback's header", header)
 	ok := w.newReceiver("ok", relaytest.Healthy, map[string]any{"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "bearer", "token": bearer}})
-	refusing := w.newReceiver("refusing", func(int, *http.Request) int { return http.StatusForbidden }, map[string]any{
+	refusing := w.newReceiver("refusing", relaytest.Always(http.StatusForbidden), map[string]any{
 		"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "basic", "username": "relay", "password": password},
 	})
 	refusing.Echoes = true
@@ -267,7 +267,7 @@ func (w *world) oauthReceivers(s *secrets) {
 			"type": "oauth2", "tokenUrl": auth.URL + path + "?tenant=" + query, "clientId": "relay", "clientSecret": clientSecret,
 		}}
 	}
-	refusing := w.newReceiver("oauth", func(int, *http.Request) int { return http.StatusUnauthorized }, settings("/token"))
+	refusing := w.newReceiver("oauth", relaytest.Always(http.StatusUnauthorized), settings("/token"))
 	refusing.Echoes = true
 	w.newReceiver("tokenless", relaytest.Healthy, settings("/refusing"))
 }

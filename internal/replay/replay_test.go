@@ -281,7 +281,7 @@ func TestARefusedOrderFails(t *testing.T) {
 // its callback.
 func TestAReplayWaitsForItsCallback(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(int, *http.Request) int { return http.StatusGone }, nil)
+	w := newWorld(t, relaytest.Always(http.StatusGone), nil)
 	w.publish(10, 10)
 	id := w.replay(nil)
 	r := w.own()

@@ -118,9 +118,6 @@ func (o *observed) receive(t *testing.T, id string, behave relaytest.Behaviour) 
 	}
 }
 
-// always is a receiver that responds to everything with one status.
-func always(status int) relaytest.Behaviour { return func(int, *http.Request) int { return status } }
-
 // trouble has a consent refused, receivers that fail and one that is gone, and orders that move.
 func (o *observed) trouble(t *testing.T) {
 	t.Helper()
@@ -129,8 +126,8 @@ func (o *observed) trouble(t *testing.T) {
 	o.api.Must(t, http.MethodPatch, "/v1/connections/ripon", map[string]any{"paused": true}, nil)
 	o.receive(t, "held", relaytest.Healthy)
 	o.api.Must(t, http.MethodPatch, "/v1/callbacks/held", map[string]any{"paused": true}, nil)
-	o.receive(t, "fails", always(http.StatusServiceUnavailable))
-	o.receive(t, "gone", always(http.StatusGone))
+	o.receive(t, "fails", relaytest.Always(http.StatusServiceUnavailable))
+	o.receive(t, "gone", relaytest.Always(http.StatusGone))
 	harness.Eventually(t, "the vendor queues for the connection", func() string {
 		if len(o.sandbox.Subscriptions()) == 0 {
 			return "it has not subscribed"
