@@ -109,11 +109,7 @@ func (w *world) begin() *harness.Process {
 func (w *world) start() *harness.Process {
 	w.t.Helper()
 	p := w.begin()
-	select {
-	case <-p.Serves:
-	case <-p.Exited:
-		w.t.Fatalf("the relay ended instead of serving: %v\n%s", p.Err, w.book.Tail(40))
-	}
+	p.AwaitServing(w.t, "the relay")
 	return p
 }
 

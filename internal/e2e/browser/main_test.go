@@ -1,7 +1,6 @@
 package browser
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,33 +11,23 @@ import (
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 )
 
-// relayProgram is the relay, built once.
-var relayProgram string
+// programs has the relay.
+var programs harness.Programs
 
 // chromium is the browser, "" if there is none; axe is the source of axe-core, "" if it is not given.
 var chromium, axe string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
+func TestMain(m *testing.M) {
 	if err := find(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 1
+		os.Exit(1)
 	}
-	if chromium == "" {
-		return m.Run()
-	}
-	dir, err := os.MkdirTemp("", "relay-browser-")
-	if err == nil {
-		defer func() { _ = os.RemoveAll(dir) }()
-		relayProgram = filepath.Join(dir, "relay")
-		err = harness.Build(context.Background(), "../../..", "./cmd/relay", relayProgram)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	os.Exit(programs.Run(m))
+}
+
+func relayProgram(t *testing.T) string {
+	t.Helper()
+	return programs.Relay(t, filepath.Join("..", "..", ".."))
 }
 
 // find finds what the tests need.

@@ -64,7 +64,7 @@ func newWorld(t *testing.T) *world {
 	}
 	for i := range relays {
 		book := &harness.Logbook{}
-		p := harness.StartProcess(t, relayProgram, []string{"serve"}, env, book)
+		p := harness.StartProcess(t, relayProgram(t), []string{"serve"}, env, book)
 		t.Cleanup(func() {
 			if t.Failed() {
 				t.Logf("the end of relay %d's log:\n%s", i, book.Tail(20))
@@ -76,11 +76,7 @@ func newWorld(t *testing.T) *world {
 				}
 			}
 		})
-		select {
-		case <-p.Serves:
-		case <-p.Exited:
-			t.Fatalf("relay %d ended instead of serving: %v\n%s", i, p.Err, book.Tail(20))
-		}
+		p.AwaitServing(t, fmt.Sprint("relay ", i))
 		relays[i].Store(&url.URL{Scheme: "http", Host: p.At.API})
 	}
 	w.api = harness.Caller{Base: w.public, Token: adminToken, Client: client}
@@ -93,7 +89,7 @@ var listening = regexp.MustCompile(`its control API is (http://[^/]+)/`)
 func startSandbox(t *testing.T) string {
 	t.Helper()
 	book := &harness.Logbook{}
-	p := harness.StartProcess(t, relayProgram, []string{
+	p := harness.StartProcess(t, relayProgram(t), []string{
 		"sandbox", "--addr=127.0.0.1:0", "--client-id=" + clientID, "--secret=" + clientSecret,
 	}, []string{"PATH=" + os.Getenv("PATH")}, book)
 	var base string
@@ -114,7 +110,7 @@ func startSandbox(t *testing.T) string {
 
 func newKeys(t *testing.T) (string, error) {
 	t.Helper()
-	out, err := command(t, relayProgram, "keys")
+	out, err := command(t, relayProgram(t), "keys")
 	return strings.TrimSpace(string(out)), err
 }
 

@@ -32,18 +32,13 @@ func newWorld(t *testing.T) world {
 	if err := harness.Build(t.Context(), root, "./cmd/relay", program); err != nil {
 		t.Fatal(err)
 	}
-	book := &harness.Logbook{}
 	relay := harness.StartProcess(t, program, []string{"serve"}, []string{
 		"PATH=" + os.Getenv("PATH"), "RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0",
 		"RELAY_DATA_DIR=" + filepath.Join(t.TempDir(), "data"), "RELAY_ADMIN_TOKEN=" + admin,
 		"RELAY_AUDATEX_CLIENT_ID=clients", "RELAY_AUDATEX_CLIENT_SECRET=a-secret-for-generated-clients",
 		"RELAY_CALLBACK_ALLOW_CIDRS=127.0.0.0/8",
-	}, book)
-	select {
-	case <-relay.Serves:
-	case <-relay.Exited:
-		t.Fatalf("the relay ended instead of serving: %v\n%s", relay.Err, book.Tail(40))
-	}
+	}, &harness.Logbook{})
+	relay.AwaitServing(t, "the relay")
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 	t.Cleanup(receiver.Close)
 	w := world{url: "http://" + relay.At.API, receiver: receiver.URL, document: filepath.Join(t.TempDir(), "openapi.json")}

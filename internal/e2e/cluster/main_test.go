@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -22,59 +21,20 @@ const (
 // root is the module's root, seen from the package.
 var root = filepath.Join("..", "..", "..")
 
-// binaries are the programs of the whole run, built when first asked for.
-var binaries = struct {
-	dir  string
-	mu   sync.Mutex
-	have map[string]error
-}{have: map[string]error{}}
+// programs are the relays and the NATS server.
+var programs harness.Programs
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if binaries.dir != "" {
-		if err := os.RemoveAll(binaries.dir); err != nil {
-			fmt.Fprintln(os.Stderr, "cluster:", err)
-		}
-	}
-	if code == 0 {
-		// A link of toxiproxy whose other end was cut in the middle of a message keeps one of its
-		// goroutines.
-		if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*NoopToxic).Pipe")); err != nil {
-			fmt.Fprintln(os.Stderr, "cluster:", err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
-
-// made returns the path of a program, and makes it if it is not there yet.
-func made(t testing.TB, name string, make func(path string) error) string {
-	t.Helper()
-	binaries.mu.Lock()
-	defer binaries.mu.Unlock()
-	if binaries.dir == "" {
-		dir, err := os.MkdirTemp("", "relay-cluster-") //nolint:usetesting // it outlives the test that happens to build
-		if err != nil {
-			t.Fatal(err)
-		}
-		binaries.dir = dir
-	}
-	path := filepath.Join(binaries.dir, name)
-	err, done := binaries.have[name]
-	if !done {
-		err = make(path)
-		binaries.have[name] = err
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
+	// A link of toxiproxy whose other end was cut in the middle of a message keeps one of its
+	// goroutines.
+	cut := goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*NoopToxic).Pipe")
+	os.Exit(harness.FindLeaks(programs.Run(m), cut))
 }
 
 // natsServer returns the path of the NATS server, of the very version that is embedded.
 func natsServer(t testing.TB) string {
 	t.Helper()
-	return made(t, "nats-server", func(path string) error {
+	return programs.Made(t, "nats-server", func(path string) error {
 		return harness.Build(context.Background(), root, "./internal/natstest/nats-server", path)
 	})
 }
@@ -88,7 +48,7 @@ func relayOf(t testing.TB, replica int, broken *mutant) string {
 	if broken != nil {
 		name = "relay-" + broken.name + "-"
 	}
-	first := made(t, name+versionOf(0), func(path string) error {
+	first := programs.Made(t, name+versionOf(0), func(path string) error {
 		switch {
 		case broken != nil:
 			flags = append(flags, "-overlay", overlay(t, broken.sources(t)))
@@ -100,7 +60,7 @@ func relayOf(t testing.TB, replica int, broken *mutant) string {
 	if replica == 0 {
 		return first
 	}
-	return made(t, name+versionOf(replica), func(path string) error {
+	return programs.Made(t, name+versionOf(replica), func(path string) error {
 		program, err := os.ReadFile(first)
 		if err != nil {
 			return err

@@ -1,11 +1,11 @@
 package cluster
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/audatex-relay/relay/internal/e2e/harness"
 )
@@ -35,15 +35,7 @@ func (r *replica) begin() {
 // awaitServing waits until the relay reports that it serves.
 func (r *replica) awaitServing() {
 	r.t.Helper()
-	patience := time.NewTimer(harness.Patience)
-	defer patience.Stop()
-	select {
-	case <-r.process.Serves:
-	case <-r.process.Exited:
-		r.t.Fatalf("replica %d ended instead of serving: %v\n%s", r.number, r.process.Err, r.book.Tail(40))
-	case <-patience.C:
-		r.t.Fatalf("replica %d does not serve within %s\n%s", r.number, harness.Patience, r.book.Tail(40))
-	}
+	r.process.AwaitServing(r.t, fmt.Sprint("replica ", r.number))
 }
 
 // signal sends a signal to the relay, which must be there.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Process is one run of the program.
@@ -21,6 +22,8 @@ type Process struct {
 	Err    error         // of the exit; read after exited
 
 	At addresses // read after serves
+
+	book *Logbook
 }
 
 // addresses are where the program listens, as it reports.
@@ -40,7 +43,10 @@ type Logbook struct {
 // StartProcess starts a program and does not wait for it.
 func StartProcess(t testing.TB, path string, args, env []string, book *Logbook) *Process {
 	t.Helper()
-	p := &Process{Cmd: exec.CommandContext(context.Background(), path, args...), Serves: make(chan struct{}), Exited: make(chan struct{})}
+	p := &Process{
+		Cmd: exec.CommandContext(context.Background(), path, args...), book: book,
+		Serves: make(chan struct{}), Exited: make(chan struct{}),
+	}
 	p.Cmd.Env = env
 	p.Cmd.SysProcAttr = DiesWithTest()
 	stderr, err := p.Cmd.StderrPipe()
@@ -56,7 +62,7 @@ func StartProcess(t testing.TB, path string, args, env []string, book *Logbook) 
 	}
 	log := book.begin()
 	var reading sync.WaitGroup
-	reading.Go(func() { p.read(stderr, book, log) })
+	reading.Go(func() { p.read(stderr, log) })
 	reading.Go(func() { _, _ = io.Copy(printed{book}, stdout) }) // ends with the process
 	go func() {
 		reading.Wait()
@@ -70,15 +76,28 @@ func StartProcess(t testing.TB, path string, args, env []string, book *Logbook) 
 	return p
 }
 
+// AwaitServing waits until the program reports that it serves. It fails if the program, which it
+// calls by a name, ends instead.
+func (p *Process) AwaitServing(t testing.TB, name string) {
+	t.Helper()
+	select {
+	case <-p.Serves:
+	case <-p.Exited:
+		t.Fatalf("%s ended instead of serving: %v\n%s", name, p.Err, p.book.Tail(40))
+	case <-time.After(Patience):
+		t.Fatalf("%s does not serve within %s\n%s", name, Patience, p.book.Tail(40))
+	}
+}
+
 // read takes the log line by line and notices the line that shows where the program listens.
-func (p *Process) read(r io.Reader, book *Logbook, log *bytes.Buffer) {
+func (p *Process) read(r io.Reader, log *bytes.Buffer) {
 	lines := bufio.NewReader(r)
 	serving := false
 	for {
 		line, err := lines.ReadBytes('\n')
-		book.mu.Lock()
+		p.book.mu.Lock()
 		log.Write(line)
-		book.mu.Unlock()
+		p.book.mu.Unlock()
 		if !serving && bytes.Contains(line, []byte(`"msg":"the relay serves"`)) && json.Unmarshal(line, &p.At) == nil {
 			serving = true
 			close(p.Serves)

@@ -102,11 +102,7 @@ func (h *house) run(i int) {
 	h.t.Helper()
 	h.begin(i)
 	r := h.replicas[i]
-	select {
-	case <-r.process.Serves:
-	case <-r.process.Exited:
-		h.t.Fatalf("replica %d ended instead of serving: %v\n%s", i, r.process.Err, r.book.Tail(20))
-	}
+	r.process.AwaitServing(h.t, fmt.Sprint("replica ", i))
 	r.env["RELAY_HTTP_ADDR"], r.env["RELAY_METRICS_ADDR"] = r.process.At.API, r.process.At.Metrics
 }
 

@@ -59,13 +59,8 @@ func startRelay(t *testing.T, program string, env ...string) *observed {
 // replica starts one more.
 func (o *observed) replica(t *testing.T, program string) *harness.Process {
 	t.Helper()
-	book := &harness.Logbook{}
-	p := harness.StartProcess(t, program, []string{"serve"}, o.env, book)
-	select {
-	case <-p.Serves:
-	case <-p.Exited:
-		t.Fatalf("the relay ended instead of serving: %v\n%s", p.Err, book.Tail(40))
-	}
+	p := harness.StartProcess(t, program, []string{"serve"}, o.env, &harness.Logbook{})
+	p.AwaitServing(t, "the relay")
 	o.replicas = append(o.replicas, p)
 	return p
 }

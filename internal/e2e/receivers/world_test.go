@@ -1,7 +1,6 @@
 package receivers
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -13,26 +12,12 @@ import (
 	"github.com/audatex-relay/relay/internal/sandbox"
 )
 
-// relayProgram is the relay, built once.
-var relayProgram string
+// programs has the relay.
+var programs harness.Programs
 
 func TestMain(m *testing.M) {
 	natstest.Waiting(6)
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "relay-receivers-")
-	if err == nil {
-		defer func() { _ = os.RemoveAll(dir) }()
-		relayProgram = filepath.Join(dir, "relay")
-		err = harness.Build(context.Background(), filepath.Join("..", "..", ".."), "./cmd/relay", relayProgram)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	os.Exit(programs.Run(m))
 }
 
 // world is a relay in front of the vendor's double. Each language has a site of its own name.
@@ -46,20 +31,15 @@ func newWorld(t *testing.T) *world {
 	const admin, clientID, clientSecret = "an-admin-token-for-receivers", "receivers-client", "a-client-secret-for-receivers"
 	w := &world{sandbox: sandbox.New(sandbox.Config{ClientID: clientID, ClientSecret: clientSecret})}
 	vendor := harness.ServeTracked(t, harness.Listen(t), w.sandbox.Handler())
-	book := &harness.Logbook{}
-	relay := harness.StartProcess(t, relayProgram, []string{"serve"}, []string{
+	relay := harness.StartProcess(t, programs.Relay(t, filepath.Join("..", "..", "..")), []string{"serve"}, []string{
 		"PATH=" + os.Getenv("PATH"), "RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0", "RELAY_DATA_DIR=" + filepath.Join(t.TempDir(), "data"),
 		"RELAY_ADMIN_TOKEN=" + admin, "RELAY_AUDATEX_CLIENT_ID=" + clientID, "RELAY_AUDATEX_CLIENT_SECRET=" + clientSecret,
 		"RELAY_AUDATEX_BASE_URL=http://" + vendor.Addr + sandbox.APIPath, "RELAY_AUDATEX_AUTH_URL=http://" + vendor.Addr + sandbox.AuthorizePath,
 		"RELAY_AUDATEX_TOKEN_URL=http://" + vendor.Addr + sandbox.TokenPath, "RELAY_AUDATEX_RATE=10000000", "RELAY_POLL_INTERVAL=100ms",
 		"RELAY_RETRY_SCHEDULE=200ms,400ms,800ms,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1h",
 		"RELAY_CALLBACK_ALLOW_CIDRS=127.0.0.0/8",
-	}, book)
-	select {
-	case <-relay.Serves:
-	case <-relay.Exited:
-		t.Fatalf("the relay ended instead of serving: %v\n%s", relay.Err, book.Tail(40))
-	}
+	}, &harness.Logbook{})
+	relay.AwaitServing(t, "the relay")
 	client := harness.NewClient()
 	t.Cleanup(client.CloseIdleConnections)
 	w.api = harness.Caller{Base: "http://" + relay.At.API, Token: admin, Client: client}

@@ -84,11 +84,7 @@ func TestReleasesRollUnderLoad(t *testing.T) {
 	start := func(formats int) *harness.Process {
 		t.Helper()
 		p := harness.StartProcess(t, release(t, formats), []string{"serve"}, env, &book)
-		select {
-		case <-p.Serves:
-		case <-p.Exited:
-			t.Fatalf("a relay of formats %d does not start: %v\n%s", formats, p.Err, book.Tail(30))
-		}
+		p.AwaitServing(t, fmt.Sprint("a relay of formats ", formats))
 		return p
 	}
 	stop := func(p *harness.Process) {
