@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -142,7 +143,7 @@ func TestSecrets(t *testing.T) {
 	w := newWorld(t, 4, sandbox.Config{Seed: 21, AccessTokenLifetime: 2 * time.Second}, known.overhear)
 	known.add("admin token", w.admin)
 	known.add("client secret", w.env["RELAY_AUDATEX_CLIENT_SECRET"])
-	bearer, password, header := "bearer-"+random(16), "password-"+random(16), "header-"+random(16)
+	bearer, password, header := "bearer-"+rand.Text(), "password-"+rand.Text(), "header-"+rand.Text()
 	known.add("callback's bearer token", bearer)
 	known.add("callback's password", password)
 	known.add("callback's header", header)
@@ -151,7 +152,7 @@ func TestSecrets(t *testing.T) {
 		"headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "basic", "username": "relay", "password": password},
 	})
 	refusing.Echoes = true
-	segment, query := "segment-"+random(16), "query-"+random(16)
+	segment, query := "segment-"+rand.Text(), "query-"+rand.Text()
 	known.add("token in a callback's path", segment)
 	known.add("token in a callback's query", query)
 	refusing.Beneath = "/" + segment + "?site=leeds&token=" + query
@@ -248,7 +249,7 @@ func TestSecrets(t *testing.T) {
 // oauthReceivers makes two receivers whose callbacks get access tokens: one that refuses them and
 // repeats the request, and one whose token URL refuses the relay and repeats its secret.
 func (w *world) oauthReceivers(s *secrets) {
-	clientSecret, token, query := "oauth-secret-"+random(16), "access-"+random(16), "tenant-"+random(16)
+	clientSecret, token, query := "oauth-secret-"+rand.Text(), "access-"+rand.Text(), "tenant-"+rand.Text()
 	s.add("callback's client secret", clientSecret)
 	s.add("callback's access token", token)
 	s.add("token in a token URL's query", query)

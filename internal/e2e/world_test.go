@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"crypto/rand"
-	"encoding/base64"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"net/http"
@@ -46,8 +44,11 @@ type world struct {
 // it and the vendor.
 func newWorld(t *testing.T, sites int, vendor sandbox.Config, wrap func(http.Handler) http.Handler) *world {
 	t.Helper()
-	w := &world{t: t, dir: filepath.Join(t.TempDir(), "data"), client: harness.NewClient(), admin: "admin-" + random(16), grants: map[string][]string{}, firstTokens: map[string]string{}}
-	vendor.ClientID, vendor.ClientSecret = "e2e-client", "client-secret-"+random(16)
+	w := &world{
+		t: t, dir: filepath.Join(t.TempDir(), "data"), client: harness.NewClient(), admin: "admin-" + rand.Text(),
+		grants: map[string][]string{}, firstTokens: map[string]string{},
+	}
+	vendor.ClientID, vendor.ClientSecret = "e2e-client", "client-secret-"+rand.Text()
 	w.sandbox = sandbox.New(vendor)
 	handler := w.sandbox.Handler()
 	if wrap != nil {
@@ -77,13 +78,6 @@ func newWorld(t *testing.T, sites int, vendor sandbox.Config, wrap func(http.Han
 		}
 	})
 	return w
-}
-
-// random returns a string that is nowhere else in the world.
-func random(bytes int) string {
-	b := make([]byte, bytes)
-	_, _ = rand.Read(b) // never fails
-	return hex.EncodeToString(b)
 }
 
 // begin starts the relay without waiting for it.
@@ -229,18 +223,7 @@ func (w *world) newDeadReceiver(id string, settings map[string]any) (r *harness.
 func (w *world) register() {
 	w.t.Helper()
 	for _, r := range w.receivers {
-		settings := map[string]any{"url": "http://" + r.Address() + "/hook" + r.Beneath, "timeoutSeconds": 60, "startFrom": "earliest"}
-		maps.Copy(settings, r.Settings)
-		if settings["secret"] == nil {
-			key := make([]byte, 32)
-			_, _ = rand.Read(key) // never fails
-			settings["secret"] = "whsec_" + base64.StdEncoding.EncodeToString(key)
-		}
-		r.Secret, _ = settings["secret"].(string)
-		if err := r.VerifyWith(r.Secret); err != nil {
-			w.t.Fatal(err)
-		}
-		w.api().Must(w.t, http.MethodPut, "/v1/callbacks/"+r.ID, settings, nil)
+		w.api().Must(w.t, http.MethodPut, "/v1/callbacks/"+r.ID, r.NewCallback(w.t), nil)
 	}
 }
 

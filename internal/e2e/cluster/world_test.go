@@ -3,8 +3,6 @@ package cluster
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base64"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"net/http"
@@ -66,13 +64,15 @@ type hurt struct {
 // newWorld makes all of it; nothing of the relays runs yet.
 func newWorld(t *testing.T, o options) *world {
 	t.Helper()
-	w := &world{t: t, options: o, client: harness.NewClient(), admin: "admin-" + random(16), grants: map[string][]string{}}
+	w := &world{
+		t: t, options: o, client: harness.NewClient(), admin: "admin-" + rand.Text(), grants: map[string][]string{},
+	}
 	for n := range o.replicas {
 		relayOf(t, n, o.broken) // before the clock of anything runs
 	}
 	w.bus = newBus(t)
 	w.links = newLinks(t, w.bus)
-	o.vendor.ClientID, o.vendor.ClientSecret = "cluster-client", "client-secret-"+random(16)
+	o.vendor.ClientID, o.vendor.ClientSecret = "cluster-client", "client-secret-"+rand.Text()
 	w.vendor = newVendor(t, o.vendor)
 	if err := w.vendor.SetFaults(o.faults...); err != nil {
 		t.Fatal(err)
@@ -140,13 +140,6 @@ func (w *world) tellLogs() {
 			w.t.Error(err)
 		}
 	}
-}
-
-// random returns a string that is nowhere else in the world.
-func random(bytes int) string {
-	b := make([]byte, bytes)
-	_, _ = rand.Read(b) // never fails
-	return hex.EncodeToString(b)
 }
 
 // newKeys has the relay make a keyset, as an operator would.
@@ -229,14 +222,8 @@ func (w *world) connect() {
 func (w *world) register() {
 	w.t.Helper()
 	for _, r := range w.receivers {
-		key := make([]byte, 32)
-		_, _ = rand.Read(key) // never fails
-		r.Secret = "whsec_" + base64.StdEncoding.EncodeToString(key)
-		settings := map[string]any{"url": "http://" + r.Address() + "/hook", "timeoutSeconds": 20, "startFrom": "earliest", "secret": r.Secret}
-		maps.Copy(settings, r.Settings)
-		if err := r.VerifyWith(r.Secret); err != nil {
-			w.t.Fatal(err)
-		}
+		settings := r.NewCallback(w.t)
+		settings["timeoutSeconds"] = 20
 		w.put("/v1/callbacks/"+r.ID, settings)
 	}
 }

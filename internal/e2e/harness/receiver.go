@@ -1,7 +1,10 @@
 package harness
 
 import (
+	"crypto/rand"
+	"encoding/base64"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 
@@ -29,6 +32,25 @@ type Receiver struct {
 // NewReceiver returns a receiver for a callback.
 func NewReceiver(id string, behave relaytest.Behaviour) *Receiver {
 	return &Receiver{ID: id, Receiver: relaytest.Receiver{Behave: behave}}
+}
+
+// NewCallback returns the settings to make the receiver's callback with: those of the receiver and,
+// where it has none, an address, a new secret and the start of the log. The receiver verifies with the
+// secret from now on.
+func (r *Receiver) NewCallback(t testing.TB) map[string]any {
+	t.Helper()
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	settings := map[string]any{
+		"url": "http://" + r.Address() + "/hook" + r.Beneath, "timeoutSeconds": 60, "startFrom": "earliest",
+		"secret": "whsec_" + base64.StdEncoding.EncodeToString(key),
+	}
+	maps.Copy(settings, r.Settings)
+	r.Secret, _ = settings["secret"].(string)
+	if err := r.VerifyWith(r.Secret); err != nil {
+		t.Fatal(err)
+	}
+	return settings
 }
 
 // CheckClean fails for every delivery that was not valid.

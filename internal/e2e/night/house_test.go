@@ -3,7 +3,6 @@ package night
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"maps"
@@ -57,11 +56,12 @@ func newHouse(t testing.TB, replicas int, env map[string]string) *house {
 	t.Helper()
 	relayBinary(t)
 	h := &house{
-		t: t, admin: "admin-" + random(), token: "metrics-" + random(), client: harness.NewClient(), by: newAuthority(t),
+		t: t, admin: "admin-" + rand.Text(), token: "metrics-" + rand.Text(), client: harness.NewClient(),
+		by:    newAuthority(t),
 		sites: []string{"leeds", "york"}, grants: map[string]string{}, receivers: map[string]*receiver{},
 	}
 	t.Cleanup(h.client.CloseIdleConnections)
-	secret := "secret-" + random()
+	secret := "secret-" + rand.Text()
 	h.sandbox = sandbox.New(sandbox.Config{ClientID: "night", ClientSecret: secret})
 	h.vendor = newFront(t, h.rotating(h.sandbox.Handler()), nil)
 	for range replicas {
@@ -313,10 +313,4 @@ func (h *house) scrape(i int) []byte {
 		h.t.Fatalf("/metrics: %s %v", res.Status, err)
 	}
 	return body
-}
-
-func random() string {
-	b := make([]byte, 12)
-	_, _ = rand.Read(b) // never fails
-	return hex.EncodeToString(b)
 }

@@ -25,8 +25,6 @@ import (
 	"github.com/audatex-relay/relay/relaytest"
 )
 
-const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
-
 // newBus runs a NATS server on loopback until the test ends.
 func newBus(t *testing.T) *nats.Conn {
 	t.Helper()
@@ -113,13 +111,9 @@ func TestReleasesRollUnderLoad(t *testing.T) {
 	var receivers []*harness.Receiver
 	for id, behave := range map[string]relaytest.Behaviour{"healthy": relaytest.Healthy, "flaky": relaytest.OneInTen} {
 		r := harness.NewReceiver(id, behave)
-		r.Secret = secret
-		if err = r.VerifyWith(secret); err != nil {
-			t.Fatal(err)
-		}
 		r.Server = harness.ServeTracked(t, harness.Listen(t), r)
 		receivers = append(receivers, r)
-		api.Must(t, http.MethodPut, "/v1/callbacks/"+id, map[string]any{"url": "http://" + r.Address(), "secret": secret, "startFrom": "earliest"}, nil)
+		api.Must(t, http.MethodPut, "/v1/callbacks/"+id, r.NewCallback(t), nil)
 	}
 	harness.Eventually(t, "every connection subscribes", func() string {
 		if n := len(vendor.Subscriptions()); n < len(sites) {
