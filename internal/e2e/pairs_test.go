@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -46,12 +45,7 @@ func TestSiteAndCompanyTellOfTheSameOrders(t *testing.T) {
 	}
 	w.api().Must(t, http.MethodPut, "/v1/connections/company", map[string]any{"level": "company", "sites": table, "refreshToken": g.RefreshToken}, nil)
 	w.connect()
-	harness.Eventually(t, "the company subscribes", func() string {
-		if n := len(w.sandbox.Subscriptions()); n < sites+1 {
-			return fmt.Sprintf("%d of %d have", n, sites+1)
-		}
-		return ""
-	})
+	harness.AwaitSubscriptions(t, w.sandbox, sites+1)
 	w.register()
 	if err := w.sandbox.SetFaults(sandbox.Faults{
 		ShareLatency: 0.5, Latency: 30 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpReadOrder},

@@ -193,12 +193,7 @@ func (w *world) connect() {
 		w.firstTokens[site] = token
 		w.api().Must(w.t, http.MethodPut, "/v1/connections/"+site, map[string]any{"level": "site", "site": site, "refreshToken": token}, nil)
 	}
-	harness.Eventually(w.t, "every connection subscribes", func() string {
-		if n := len(w.sandbox.Subscriptions()); n < len(w.sites) {
-			return fmt.Sprintf("%d of %d have", n, len(w.sites))
-		}
-		return ""
-	})
+	harness.AwaitSubscriptions(w.t, w.sandbox, len(w.sites))
 }
 
 // newReceiver starts a receiver.

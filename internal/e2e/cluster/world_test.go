@@ -210,12 +210,7 @@ func (w *world) connect() {
 		}
 		w.put("/v1/connections/"+site, map[string]any{"level": "site", "site": site, "refreshToken": token})
 	}
-	harness.Eventually(w.t, "every connection subscribes", func() string {
-		if n := len(w.vendor.Subscriptions()); n < len(w.sites) {
-			return fmt.Sprintf("%d of %d have", n, len(w.sites))
-		}
-		return ""
-	})
+	harness.AwaitSubscriptions(w.t, w.vendor.Sandbox, len(w.sites))
 }
 
 // register makes the callbacks of all receivers.

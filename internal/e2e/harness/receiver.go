@@ -127,6 +127,17 @@ func (r *Receiver) Events(t *testing.T) map[string][]ledger.Event {
 	return ledger.ByOrder(r.arrived(t))
 }
 
+// AwaitSubscriptions waits until the vendor queues notifications for n connections.
+func AwaitSubscriptions(t testing.TB, vendor *sandbox.Sandbox, n int) {
+	t.Helper()
+	Eventually(t, "every connection subscribes", func() string {
+		if have := len(vendor.Subscriptions()); have < n {
+			return fmt.Sprintf("%d of %d have", have, n)
+		}
+		return ""
+	})
+}
+
 // AwaitAccepted waits until each of the receivers has accepted n different events.
 func AwaitAccepted(t testing.TB, n int, receivers ...*Receiver) {
 	t.Helper()

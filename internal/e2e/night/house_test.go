@@ -220,12 +220,7 @@ func (h *house) connect(site string) {
 	h.api().Must(h.t, http.MethodPut, "/v1/connections/"+site, map[string]any{
 		"level": "site", "site": site, "refreshToken": grant.RefreshToken,
 	}, nil)
-	harness.Eventually(h.t, site+" subscribes", func() string {
-		if n := len(h.sandbox.Subscriptions()); n <= before {
-			return fmt.Sprintf("%d subscriptions", n)
-		}
-		return ""
-	})
+	harness.AwaitSubscriptions(h.t, h.sandbox, before+1)
 }
 
 // consent gives a site's consent again.

@@ -123,12 +123,7 @@ func (o *observed) trouble(t *testing.T) {
 	o.api.Must(t, http.MethodPatch, "/v1/callbacks/held", map[string]any{"paused": true}, nil)
 	o.receive(t, "fails", relaytest.Always(http.StatusServiceUnavailable))
 	o.receive(t, "gone", relaytest.Always(http.StatusGone))
-	harness.Eventually(t, "the vendor queues for the connection", func() string {
-		if len(o.sandbox.Subscriptions()) == 0 {
-			return "it has not subscribed"
-		}
-		return ""
-	})
+	harness.AwaitSubscriptions(t, o.sandbox, 1)
 	for range 4 {
 		if _, err := o.sandbox.CreateOrder(vendorSite("leeds"), sandbox.OrderOptions{}); err != nil {
 			t.Fatal(err)
@@ -215,12 +210,7 @@ func startPair(t *testing.T, program string) *observed {
 	for i := 1; i < ofPair; i++ {
 		o.consent(t, fmt.Sprint("c", i))
 	}
-	harness.Eventually(t, "all subscribe", func() string {
-		if n := len(o.sandbox.Subscriptions()); n < ofPair {
-			return fmt.Sprint(n)
-		}
-		return ""
-	})
+	harness.AwaitSubscriptions(t, o.sandbox, ofPair)
 	for _, subscription := range o.sandbox.Subscriptions() {
 		if n := o.sandbox.QueueRaw(subscription.Owner, json.RawMessage(`{"Maintenance":"tonight"}`)); n != 1 {
 			t.Fatalf("%d queues of %s have it", n, subscription.Owner)

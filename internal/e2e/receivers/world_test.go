@@ -50,12 +50,7 @@ func newWorld(t *testing.T) *world {
 		}
 		w.api.Must(t, http.MethodPut, "/v1/connections/"+l.name, map[string]any{"level": "site", "site": l.name, "refreshToken": grant.RefreshToken}, nil)
 	}
-	harness.Eventually(t, "every connection subscribes", func() string {
-		if n := len(w.sandbox.Subscriptions()); n < len(languages) {
-			return fmt.Sprintf("%d of %d have", n, len(languages))
-		}
-		return ""
-	})
+	harness.AwaitSubscriptions(t, w.sandbox, len(languages))
 	return w
 }
 

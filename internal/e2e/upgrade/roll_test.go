@@ -115,12 +115,7 @@ func TestReleasesRollUnderLoad(t *testing.T) {
 		receivers = append(receivers, r)
 		api.Must(t, http.MethodPut, "/v1/callbacks/"+id, r.NewCallback(t), nil)
 	}
-	harness.Eventually(t, "every connection subscribes", func() string {
-		if n := len(vendor.Subscriptions()); n < len(sites) {
-			return fmt.Sprint(n)
-		}
-		return ""
-	})
+	harness.AwaitSubscriptions(t, vendor, len(sites))
 
 	working, end := context.WithCancel(t.Context())
 	var load sync.WaitGroup
