@@ -27,27 +27,6 @@ const (
 	loadAgain = time.Second
 )
 
-// Prepare sets every cursor and every watermark that is beyond the end of the log back to that end. After a power cut
-// or a restore the log may end before their position, and the positions above its end will be given to other events.
-// Prepare is called before this replica takes any shard; see cursorstore.Store.Clamp.
-func (d *Dispatcher) Prepare(ctx context.Context) error {
-	err := d.cursors.Clamp(ctx, time.Now(), func(ctx context.Context, highest uint64) (uint64, error) {
-		_, last, err := d.pages.Bounds(ctx, highest)
-		return last, err
-	}, func(ctx context.Context, taken []cursorstore.Taken, last uint64) error {
-		var keys []string
-		for _, c := range taken {
-			keys = append(keys, c.Key)
-		}
-		d.cursors.ReportClamped(ctx, d.conf.Operational, keys, last)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("prepare the callbacks' cursors: %w", err)
-	}
-	return nil
-}
-
 // loadRequest is what must be loaded of a shard: the whole of it, or some callbacks.
 type loadRequest struct {
 	whole  bool
@@ -168,9 +147,10 @@ func (l *loop) confirm(ctx context.Context, f *loadedState) (any bool, err error
 }
 
 // adoptWatermark writes the shard's watermark under the lease's epoch, and sets mark to it.
-func (l *loop) adoptWatermark(ctx context.Context, mark *cursorstore.Watermark) error {
+func (l *loop) adoptWatermark(ctx context.Context, mark *cursorstore.Watermark) (err error) {
+	var later uint64
 	reported := false
-	w, later, err := l.d.cursors.AdoptWatermark(ctx, l.shard, l.lease.Epoch(), func(ctx context.Context, at uint64) (last uint64, err error) {
+	*mark, later, err = l.d.cursors.AdoptWatermark(ctx, l.shard, l.lease.Epoch(), func(ctx context.Context, at uint64) (last uint64, err error) {
 		if _, last, err = l.d.pages.Bounds(ctx, at); err == nil && at > last && !reported {
 			reported = true
 			l.d.cursors.ReportClamped(ctx, l.d.conf.Operational, []string{store.WatermarkKey(l.shard, "events")}, last)
@@ -179,9 +159,6 @@ func (l *loop) adoptWatermark(ctx context.Context, mark *cursorstore.Watermark) 
 	})
 	if later > 0 {
 		l.send(laterOwner{later})
-	}
-	if err == nil {
-		*mark = w
 	}
 	return err
 }

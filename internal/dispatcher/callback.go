@@ -88,11 +88,11 @@ type sending struct {
 // storing is what must be stored of a callback, and what is stored of it.
 type storing struct {
 	records       []relay.AttemptRecord
-	storedThrough uint64          // everything up to here is settled or in a lane, and stored as that
-	covered       bool            // whoever loads its document goes on from the watermark, if that is further
-	holdsBack     bool            // it has kept the watermark back for too long: its document must be marked behind
-	stored        storedState     // what the store has of it
-	waiters       []chan struct{} // closed once everything that there is to store now is stored
+	storedThrough uint64      // everything up to here is settled or in a lane, and stored as that
+	covered       bool        // whoever loads its document goes on from the watermark, if that is further
+	holdsBack     bool        // it has kept the watermark back for too long: its document must be marked behind
+	stored        storedState // what the store has of it
+	waiters       []func()    // called once everything that there is to store now is stored
 }
 
 // halted reports whether nothing may be sent or read for a callback: it is paused, disabled, orphaned or ending.

@@ -2,7 +2,7 @@ package dispatcher
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -11,6 +11,7 @@ import (
 	"github.com/audatex-relay/relay/internal/backlog"
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursorstore"
+	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/logreader"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
@@ -48,7 +49,7 @@ func New(c Config) *Dispatcher {
 	d.feed = logreader.NewShared(d.conf.Ring, d.conf.RingBytes, c.Deliverer.Bodies.NoteSize)
 	d.pages = logreader.Pages{Events: c.Store.Events, Deliverer: c.Deliverer}
 	d.cursors = cursorstore.New(d.conf.Store, store.CallbackCursors, d.conf.Log)
-	c.Deliverer.Targets.OnChange(d.callbackChanged, d.clientChanged)
+	c.Deliverer.Targets.OnChange(d.callbackChanged, func(client string) { d.sendAll(clientChanged{client}) })
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(backlog.Gauges{Each: d.eachCallback})
 	}
@@ -64,6 +65,24 @@ func New(c Config) *Dispatcher {
 
 // Ready is closed once the log is followed and the callbacks of this replica's first shards, if it has any, are loaded.
 func (d *Dispatcher) Ready() <-chan struct{} { return d.ready }
+
+// Prepare sets every cursor and every watermark that is beyond the end of the log back to that end. After a power cut
+// or a restore the log may end before their position, and the positions above its end will be given to other events.
+// Prepare is called before this replica takes any shard; see cursorstore.Store.Clamp.
+func (d *Dispatcher) Prepare(ctx context.Context) error {
+	err := d.cursors.Clamp(ctx, time.Now(), func(ctx context.Context, highest uint64) (uint64, error) {
+		_, last, err := d.pages.Bounds(ctx, highest)
+		return last, err
+	}, func(ctx context.Context, taken []cursorstore.Taken, last uint64) error {
+		keys := each.Of(taken, func(c cursorstore.Taken) string { return c.Key })
+		d.cursors.ReportClamped(ctx, d.conf.Operational, keys, last)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("prepare the callbacks' cursors: %w", err)
+	}
+	return nil
+}
 
 // Run follows the log until ctx ends, and with it every Own; it returns nil once they have returned. It is called once.
 func (d *Dispatcher) Run(ctx context.Context) error {
@@ -93,11 +112,8 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 // followBeginning sends the loops the log's first position, so that also halted callbacks settle what has left the log.
 func (d *Dispatcher) followBeginning(ctx context.Context) {
 	for backoff.Sleep(ctx, d.conf.ExpireEvery) {
-		first, _, err := d.conf.Store.Events.Bounds(ctx)
-		for i := range d.loops {
-			if l := d.loops[i].Load(); l != nil && err == nil {
-				l.send(logBegins{first})
-			}
+		if first, _, err := d.conf.Store.Events.Bounds(ctx); err == nil {
+			d.sendAll(logBegins{first})
 		}
 	}
 }
@@ -146,18 +162,16 @@ func (d *Dispatcher) Own(ctx context.Context, lease *shard.Lease) error {
 	case <-ctx.Done():
 		return nil
 	}
-	owned := d.shards[lease.Shard()]
-	select {
-	case owned <- struct{}{}: // an earlier Own of the shard has returned
-	case <-ctx.Done():
-		return nil
-	case <-d.run.Done():
-		return nil
-	}
-	defer func() { <-owned }()
 	run, stopRun := context.WithCancel(ctx)
 	defer stopRun()
 	defer context.AfterFunc(d.run, stopRun)()
+	owned := d.shards[lease.Shard()]
+	select {
+	case owned <- struct{}{}: // an earlier Own of the shard has returned
+	case <-run.Done():
+		return nil
+	}
+	defer func() { <-owned }()
 	d.loading.Add(1)
 	d.anyShard.Store(true)
 	select {
@@ -188,14 +202,11 @@ func (d *Dispatcher) complain(what string, err error) {
 	}
 }
 
-// ErrUnknown reports that this replica does not deliver to the callback.
-var ErrUnknown = errors.New("this replica does not deliver to the callback")
-
-// clientChanged sends the loops word of a changed client: their callbacks of that client must be configured again.
-func (d *Dispatcher) clientChanged(id string) {
+// sendAll sends a message to every loop of this replica.
+func (d *Dispatcher) sendAll(m message) {
 	for i := range d.loops {
 		if l := d.loops[i].Load(); l != nil {
-			l.send(clientChanged{id})
+			l.send(m)
 		}
 	}
 }
@@ -206,6 +217,3 @@ func (d *Dispatcher) callbackChanged(id string) {
 		l.send(callbackChanged{id})
 	}
 }
-
-// ReadFrom returns the position at which the shared reader goes on.
-func (d *Dispatcher) ReadFrom() uint64 { return d.feed.Position() + 1 }

@@ -12,16 +12,19 @@
 //	callback.go    the state of a callback: reading, sending, storing
 //	sending.go     decides what may be sent now, and what the outcome of an attempt means
 //	attempt.go     the worker that makes attempts (internal/delivery)
-//	notices.go     what is published about a callback, and what happens when events leave the log
+//	notices.go     decides what is published about a callback, and when
+//	expiry.go      ends the deliveries of events that have left the log
 //	disable.go     ends a callback: 410, or failing for too long
+//	persist.go     publishes such notices, and stores that a callback is disabled, however often that must be tried
 //	storing.go     decides what is stored together, and when
 //	round.go       stores it: attempts, then the cursors that count them, then the watermark
 //	watermark.go   the position that is stored for all callbacks of a shard that keep up
 //
 // Beside the way of an event:
 //
-//	dispatcher.go  Dispatcher: New, Run for a replica, Own for a shard
+//	dispatcher.go  Dispatcher: New, Prepare and Run for a replica, Own for a shard
 //	config.go      what a Dispatcher is made from
+//	calls.go       what the API calls: each call runs in the goroutine of the callback's shard
 //	operator.go    what operators do with a delivery or a callback: retry, skip, test
 //	status.go      how a callback is doing (internal/backlog), for the API and the metrics
 package dispatcher

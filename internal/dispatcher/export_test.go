@@ -9,6 +9,9 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
+// ReadFrom returns the position at which the shared reader goes on.
+func (d *Dispatcher) ReadFrom() uint64 { return d.feed.Position() + 1 }
+
 // Details are what tests wait for at a callback, beside its status.
 type Details struct {
 	Status

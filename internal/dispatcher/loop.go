@@ -7,7 +7,6 @@ import (
 
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/logreader"
-	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 )
 
@@ -263,15 +262,6 @@ func (l *loop) applySeldom(e *effects) {
 	}
 }
 
-// persist calls try until it succeeds or, once the shard must be given up, has failed a few times more. It is for
-// publishing an operational event, which is left to the next owner then, and for disabling a callback (ev is nil).
-func (l *loop) persist(ev *operationalEvent, try func(ctx context.Context) bool) {
-	l.goroutines.Go(func() {
-		defer l.send(done{published: ev})
-		backoff.Persist(l.run, l.life, try)
-	})
-}
-
 // superseded reports to the lease that an owner with a higher epoch has written a document. It logs that once.
 func (l *loop) superseded(epoch uint64) {
 	if !l.loggedSuperseded {
@@ -289,35 +279,4 @@ func (d *Dispatcher) release(cb *callback) {
 	cb.sending.allowance.Leave()
 	d.conf.Deliverer.Release(cb.target)
 	d.conf.Deliverer.Memory.Join(-1)
-}
-
-// ask calls a function with the core in the loop's goroutine. It returns false if the loop is ending or has ended.
-func (l *loop) ask(answer func(c *core)) bool {
-	answered, handled := false, make(chan struct{})
-	sent := l.send(question{func(c *core) {
-		defer close(handled)
-		if answered = !c.ending.begun; answered {
-			answer(c)
-		}
-	}})
-	if !sent {
-		return false
-	}
-	select {
-	case <-handled:
-		return answered
-	case <-l.closed:
-		return false
-	}
-}
-
-// ask calls a function with a callback in the goroutine of its shard's loop; false if there is none on this replica.
-func (d *Dispatcher) ask(id string, answer func(c *core, cb *callback)) (known bool) {
-	l := d.loops[relay.ShardOf(id)].Load()
-	return l != nil && l.ask(func(c *core) {
-		cb := c.callbacks[id]
-		if known = cb != nil; known {
-			answer(c, cb)
-		}
-	}) && known
 }

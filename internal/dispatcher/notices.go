@@ -1,15 +1,11 @@
 package dispatcher
 
 import (
-	"context"
-	"log/slog"
-
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/notice"
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/store"
 )
 
 // operationalEvent is an operational event about a callback, to be published.
@@ -20,12 +16,6 @@ type operationalEvent struct {
 	details map[string]any
 	notice  notice.Kind // the kind of notice that it publishes
 	stored  bool        // it has been published
-}
-
-func (c *core) operationalEvent(cb *callback, kind relay.Kind, message string, details map[string]any) operationalEvent {
-	of := &cb.target.Callback
-	details["callback"], details["client"], details["clientGeneration"] = cb.id, of.Client, of.ClientGeneration
-	return operationalEvent{cb: cb, kind: kind, message: message, details: details}
 }
 
 // note changes a callback's notices: what happens again and again is gathered there, stored with the cursor, and
@@ -46,11 +36,14 @@ func (c *core) publishNotices(cb *callback) {
 		cb.noticeAt = c.now.Add(leaseAgain)
 		return
 	}
+	of := &cb.target.Callback
 	c.note(cb, func(n *notice.Notices) {
 		for kind, g, due := n.Begin(c.now); due; kind, g, due = n.Begin(c.now) {
-			ev := c.operationalEvent(cb, kind.Event(), kind.Message(cb.id, g, n.Down), kind.Details(g, n.Down, cb.cur.Unsettled()))
-			ev.notice = kind
-			c.out.publish = append(c.out.publish, &ev)
+			details := kind.Details(g, n.Down, cb.cur.Unsettled())
+			details["callback"], details["client"], details["clientGeneration"] = cb.id, of.Client, of.ClientGeneration
+			c.out.publish = append(c.out.publish, &operationalEvent{
+				cb: cb, kind: kind.Event(), message: kind.Message(cb.id, g, n.Down), details: details, notice: kind,
+			})
 			c.underWay++
 		}
 	})
@@ -78,59 +71,4 @@ func (c *core) answersAgain(cb *callback, ev *delivery.Event) {
 			cb.log.Info("the receiver answers again", "waiting", cb.cur.Unsettled())
 		}
 	})
-}
-
-// expireBelow settles what a callback cannot get any more, as the log begins at first now.
-func (c *core) expireBelow(cb *callback, first uint64) {
-	ex := cb.cur.ExpireBelow(first)
-	for _, e := range ex.Entries {
-		c.expire(cb, e)
-		cb.reading.atHand.Drop(e.Seq)
-	}
-	events := cb.reading.estimate.Gone(ex.Stretches)
-	if c.metrics.ExpiredUnread(events); events > 0 {
-		cb.log.Warn("events left the log before they were read", "events", events, "from", ex.Stretches[0].From, "before", first)
-	}
-	for _, s := range ex.Stretches {
-		c.note(cb, func(n *notice.Notices) { n.ExpireUnread(events, s.From, s.To, c.now) })
-		events = 0 // all of them are counted with the first stretch
-	}
-}
-
-// logBegins settles what has left the log, also for callbacks that are halted.
-func (c *core) logBegins(first uint64) {
-	for _, cb := range c.callbacks {
-		c.advance(cb)
-		oldest, waits := cb.cur.Oldest()
-		if c.ending.begun || cb.cur.Position()+1 >= first && (!waits || oldest >= first) {
-			continue
-		}
-		c.expireBelow(cb, first)
-		cb.reading.blocked = false
-		c.startAttempts(cb)
-	}
-}
-
-// expire records that a delivery has ended because its event left the log.
-func (c *core) expire(cb *callback, e cursor.Entry) {
-	record := relay.AttemptRecord{
-		Seq: e.Seq, Order: e.Order, At: c.now.UTC(), Closing: relay.DeliveryExpired,
-		Reason: "the event left the log before it could be delivered",
-	}
-	if ev := cb.reading.atHand.Get(e.Seq); ev != nil { // of other events nothing but the position is known
-		record = ev.Recorded(record)
-	}
-	c.record(cb, record)
-	c.metrics.Ended(relay.DeliveryExpired, 1)
-	c.note(cb, func(n *notice.Notices) { n.Expire(record.Event, e.Seq, c.now) })
-}
-
-// publish publishes an operational event, and reports whether it is stored.
-func (d *Dispatcher) publish(ctx context.Context, ev *operationalEvent) bool {
-	if err := d.conf.Operational.Operational(ctx, relay.NoSite, ev.kind, ev.cb.id, ev.message, ev.details); err != nil {
-		ev.cb.log.Log(ctx, store.Level(err, slog.LevelWarn), "an operational event could not be published", "kind", ev.kind, "error", err)
-		return false
-	}
-	ev.stored = true
-	return true
 }

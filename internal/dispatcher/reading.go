@@ -83,17 +83,7 @@ func (c *core) tookFromRing(m *ringPage) {
 	case m.Missing && catchesUp && !c.halted(cb) && m.read.pos+1+c.conf.Lookback > m.Last:
 		c.out.catchUp = append(c.out.catchUp, m.read)
 		return
-	case m.Missing:
-		if r.source = readsItself; catchesUp {
-			c.markUnstored(cb)
-		}
-		if !c.halted(cb) {
-			r.fetching = true
-			c.taskBegan(cb)
-			c.out.pages = append(c.out.pages, m.read)
-			return
-		}
-	case c.offerRing(cb, m):
+	case !m.Missing && c.offerRing(cb, m):
 		c.joinGroup(&c.shared, cb)
 		c.markUnstored(cb) // its document must no longer be marked behind
 		c.startAttempts(cb)
@@ -101,6 +91,12 @@ func (c *core) tookFromRing(m *ringPage) {
 	default:
 		if r.source = readsItself; catchesUp {
 			c.markUnstored(cb)
+		}
+		if m.Missing && !c.halted(cb) {
+			r.fetching = true
+			c.taskBegan(cb)
+			c.out.pages = append(c.out.pages, m.read)
+			return
 		}
 	}
 	if m.All {

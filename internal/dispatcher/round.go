@@ -21,14 +21,12 @@ func (l *loop) storeRound(ctx context.Context, r *round) {
 	}
 	if len(saves) > 0 {
 		for i, result := range l.d.cursors.Flush(ctx, l.lease.Epoch(), saves) {
+			of[i].failed = result.Outcome != store.Written
 			switch result.Outcome {
-			case store.Written:
 			case store.Superseded:
-				of[i].failed, of[i].fenced = true, result.Epoch
-			case store.Changed: // the revision is known now, so the next round can succeed
-				of[i].failed = true
+				of[i].fenced = result.Epoch
+			case store.Written, store.Changed: // the revision is known now, so the next round can succeed
 			case store.Unclear, store.NotStored:
-				of[i].failed = true
 				l.d.complain("the cursor of callback "+of[i].cb.id, result.Err)
 			}
 		}

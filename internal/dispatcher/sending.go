@@ -143,7 +143,7 @@ func (c *core) judge(j *job) {
 	case sender.Gone:
 		cb.cur.Release(j.batch)
 		c.record(cb, record)
-		c.beginDisabling(cb, "gone", "the receiver answered 410")
+		c.beginDisabling(cb, j.Target.Callback.Resumed, "gone", "the receiver answered 410")
 	case sender.Success:
 		c.succeeded(j, ev, record)
 	default: // all the others are failures: there is another attempt by the schedule
@@ -207,7 +207,7 @@ func (c *core) failed(j *job, ev *delivery.Event, record relay.AttemptRecord) {
 	c.record(cb, record)
 	c.noteFailure(j, ev, h)
 	if !h.FailingSince.IsZero() && c.now.Sub(h.FailingSince) >= c.conf.DisableAfter {
-		c.beginDisabling(cb, "failing", "every attempt has failed since "+h.FailingSince.UTC().Format(time.RFC3339))
+		c.beginDisabling(cb, j.Target.Callback.Resumed, "failing", "every attempt has failed since "+h.FailingSince.UTC().Format(time.RFC3339))
 	}
 }
 

@@ -190,7 +190,7 @@ func (o *simOwner) operate() {
 				c.retry(cb, cursor.Entry{Seq: ev.Seq, Order: ev.Order})
 				return
 			}
-			c.skip(cb, ev)
+			c.skip(cb, ev, func() {})
 		}})
 	}
 }

@@ -1,9 +1,6 @@
 package dispatcher
 
 import (
-	"context"
-	"time"
-
 	"github.com/audatex-relay/relay/internal/backlog"
 	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
@@ -18,59 +15,6 @@ type Status struct {
 	LagSeconds float64          // the age of the oldest event that waits, 0 if none does
 	Expired    int              // deliveries that have expired since it was registered
 	Slowed     *capacity.Slowed // the limit that its overloaded receiver has; nil: none
-}
-
-// Status returns how a callback of this replica is doing; false if it has none of that id.
-func (d *Dispatcher) Status(id string) (Status, bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	var s Status
-	var q backlog.Question
-	if !d.ask(id, func(c *core, cb *callback) { s, q = c.status(cb) }) {
-		return Status{}, false
-	}
-	return d.complete(ctx, id, s, &q), true
-}
-
-// eachCallback calls each with how each callback of this replica is doing.
-func (d *Dispatcher) eachCallback(ctx context.Context, each func(backlog.Condition)) {
-	for i := range d.loops {
-		l := d.loops[i].Load()
-		if l == nil {
-			continue
-		}
-		all, questions := map[string]backlog.Condition{}, map[string]*backlog.Question{}
-		l.ask(func(c *core) {
-			for id, cb := range c.callbacks {
-				s, q := c.status(cb)
-				all[id] = c.condition(cb, s)
-				if !q.Empty() {
-					questions[id] = &q
-				}
-			}
-		})
-		for id, of := range all {
-			if q := questions[id]; q != nil {
-				s := d.complete(ctx, id, Status{Backlog: of.Events, LagSeconds: of.OldestSeconds}, q)
-				of.Events, of.OldestSeconds = s.Backlog, s.LagSeconds
-			}
-			each(of)
-		}
-	}
-}
-
-// complete asks the log for what is not known of a callback, here rather than in its loop, which must not wait for it.
-func (d *Dispatcher) complete(ctx context.Context, id string, s Status, q *backlog.Question) Status {
-	if !q.Empty() {
-		q.Ask(ctx, d.conf.Store.Events)
-		d.ask(id, func(c *core, cb *callback) {
-			if cb.gen == q.Generation() { // else it was deleted and made again meanwhile
-				cb.reading.estimate.Learn(q, c.now)
-				s, _ = c.status(cb)
-			}
-		})
-	}
-	return s
 }
 
 // status returns how a callback is doing, as far as that is known, and a question for the log about the rest.

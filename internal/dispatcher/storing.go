@@ -43,7 +43,7 @@ type callbackWrite struct {
 	stored  *storedState
 	records []relay.AttemptRecord
 	changes cursor.Changes
-	waiters []chan struct{} // closed once this is stored
+	waiters []func() // called once this is stored
 
 	recorded int    // how many of the records are stored
 	failed   bool   // what was not stored comes with the next round
@@ -225,7 +225,7 @@ func (c *core) writeEnded(w *callbackWrite) {
 		return
 	}
 	for _, stored := range w.waiters {
-		close(stored)
+		stored()
 	}
 	cb.cur.Stored(w.changes)
 	if d := w.changes.Document; d != nil {
