@@ -19,7 +19,7 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// oneCallback is a core with one callback, its places and a feed.
+// oneCallback is a core with one callback, its slots and a feed.
 type oneCallback struct {
 	core  *core
 	feed  *logreader.Shared
@@ -109,9 +109,9 @@ func TestAChangeWhileWaitingToCatchUp(t *testing.T) {
 	}
 }
 
-// A callback that is being retired is left alone when a place comes that it waited for: another goroutine gives back
-// what it has.
-func TestAPlaceForARetiredCallback(t *testing.T) {
+// A callback that is being retired is left alone when it is granted a slot that it waited for: another goroutine gives
+// back what it has.
+func TestASlotForARetiredCallback(t *testing.T) {
 	t.Parallel()
 	w := newOneCallback("leeds")
 	w.do(&adopted{callbacks: []*callback{w.cb}, first: 1})

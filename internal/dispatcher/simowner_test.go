@@ -52,7 +52,7 @@ func (w *simWorld) takeOver() {
 		Schedule: w.schedule, Jitter: func(d time.Duration) time.Duration { return d }, CircuitFailures: 6, Lookback: 1000, DisableAfter: 30 * time.Minute,
 		MaxLanes: 4, Log: slog.New(slog.DiscardHandler),
 	}.withDefaults()
-	o := &simOwner{simWorld: w, epoch: w.epoch, slots: capacity.NewSlots(rapid.IntRange(1, 4).Draw(w.t, "places")), valid: true}
+	o := &simOwner{simWorld: w, epoch: w.epoch, slots: capacity.NewSlots(rapid.IntRange(1, 4).Draw(w.t, "slots")), valid: true}
 	memory := capacity.NewMemory(1 << 20)
 	o.core = newCore(&environment{conf: &conf, metrics: delivery.NewMetrics(nil), memory: memory, slots: o.slots, pacer: &cursorstore.Pacer{}, maxBatch: 1 << 20})
 	o.feed = logreader.NewShared(8, 1<<20, func(int) {})

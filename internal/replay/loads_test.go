@@ -34,7 +34,7 @@ func TestAClientTakesPartOfTheLoads(t *testing.T) {
 		(<-taken)()
 		synctest.Wait()
 		if n := len(taken); n != loadsOfClient {
-			t.Errorf("%d places are taken after one was returned", n)
+			t.Errorf("%d slots are taken after one was returned", n)
 		}
 		cancel()
 		synctest.Wait()
@@ -44,7 +44,7 @@ func TestAClientTakesPartOfTheLoads(t *testing.T) {
 			}
 		}
 		if len(l.all) != 0 || len(l.clients) != 0 {
-			t.Errorf("%d places and %d clients are left", len(l.all), len(l.clients))
+			t.Errorf("%d slots and %d clients are left", len(l.all), len(l.clients))
 		}
 	})
 }

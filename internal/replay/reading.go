@@ -52,7 +52,7 @@ func (w *runner) retarget() bool {
 			w.atHand.DropAll() // it may wait for days
 		}
 		if w.share != nil {
-			w.share.bound(target)
+			w.share.configure(target)
 		}
 		if was != nil && halted(was) && !halted(target) {
 			w.cur.ForgetFailingSince() // nothing could be sent

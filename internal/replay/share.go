@@ -53,7 +53,7 @@ func (s *shares) join(of *delivery.Target) *share {
 		s.all[of.Key] = sh
 	}
 	sh.members++
-	sh.bound(of)
+	sh.configure(of)
 	return sh
 }
 
@@ -67,8 +67,8 @@ func (sh *share) leave() {
 	}
 }
 
-// bound takes the present configuration of the callback.
-func (sh *share) bound(of *delivery.Target) {
+// configure takes the present configuration of the callback.
+func (sh *share) configure(of *delivery.Target) {
 	cb := &of.Callback
 	sh.allowance.SetLimits(delivery.Concurrency(*cb), shareOf(*cb), cb.RatePerSecond)
 	sh.mu.Lock()

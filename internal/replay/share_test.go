@@ -89,7 +89,7 @@ func TestARaisedRateHoldsForWhatWaits(t *testing.T) {
 		synctest.Wait()
 		raised := *target
 		raised.Callback.RatePerSecond = 40
-		sh.bound(&raised)
+		sh.configure(&raised)
 		second.Wait()
 		if waited := time.Since(began); waited > 2*longestWait {
 			t.Errorf("the second attempt began after %s", waited)

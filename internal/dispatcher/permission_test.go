@@ -52,25 +52,25 @@ func TestATestGoesByTheCallbacksLimits(t *testing.T) {
 	b.publish("leeds", 1)
 	until(t, "the event has gone to others", func() bool { return marker.distinct() == 1 })
 	if held.Load() != 0 {
-		t.Error("a delivery takes the place that a test has")
+		t.Error("a delivery takes the slot that a test has")
 	}
 	d.EndTest(cb.ID, cb.Generation, false)
 	until(t, "the delivery goes once the test has ended", func() bool { return held.Load() == 1 })
-	begin(cb, false) // the delivery has the only place
+	begin(cb, false) // the delivery has the only slot
 	close(free)
 	until(t, "the delivery has ended", func() bool { return len(b.closings("bms", cb.Generation)) == 1 })
 	replay := d.deliverer.Slots.Join(cb.Client, delivery.NewTarget(cb, relay.Client{}).Key, func() {})
 	defer replay.Leave()
-	until(t, "a replay has the only place", replay.TryTake)
+	until(t, "a replay has the only slot", replay.TryTake)
 	begin(cb, false)
 	replay.Release()
 	begin(cb, true)
 	if replay.TryTake() {
-		t.Error("a replay takes the place that a test has")
+		t.Error("a replay takes the slot that a test has")
 	}
 	d.EndTest(cb.ID, cb.Generation, false)
 	if !replay.TryTake() {
-		t.Error("the place of a test is not given back")
+		t.Error("the slot of a test is not given back")
 	}
 	replay.Release()
 
