@@ -33,8 +33,8 @@ func (b *Bodies) NoteSize(size int) {
 	}
 }
 
-// EventsIn returns how many events of the log have about so many bytes together: at least one, at most most.
-func (b *Bodies) EventsIn(bytes int64, most int) int {
+// eventsIn returns how many events of the log have about so many bytes together: at least one, at most most.
+func (b *Bodies) eventsIn(bytes int64, most int) int {
 	expected := b.expected.Load()
 	if expected == 0 { // nothing is known yet
 		return min(unknownEvents, most)

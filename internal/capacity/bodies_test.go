@@ -64,21 +64,3 @@ func TestBodiesOfOneClientLeaveRoom(t *testing.T) {
 		}
 	}
 }
-
-func TestPagesOfLargeEventsAreSmall(t *testing.T) {
-	t.Parallel()
-	b := NewBodies(64 << 20)
-	if n := b.EventsIn(1<<20, 32); n != unknownEvents {
-		t.Errorf("%d events at once before one was seen", n)
-	}
-	b.NoteSize(1 << 20)
-	if n := b.EventsIn(1<<20, 32); n != 1 {
-		t.Errorf("%d events of 1 MiB at once", n)
-	}
-	for range 1000 {
-		b.NoteSize(2000)
-	}
-	if n := b.EventsIn(1<<20, 32); n != 32 {
-		t.Errorf("%d small events at once", n)
-	}
-}

@@ -1,8 +1,8 @@
 // Package capacity divides what all callbacks of a replica share, so that receivers that hang take nothing that others
 // need: attempts under way (Slots), bodies that attempts have read for themselves (Bodies), bodies that callbacks keep
-// at hand (Memory), and how much a receiver gets that asks for less (Allowance.Wait, slowdown.go). No call here waits:
-// it returns at once whether there is something left, and a reader that was refused a slot is woken when it has one.
-// Begin reading at Slots.
+// at hand (Memory), pages of the log (NextPage), and how much a receiver gets that asks for less (Allowance.Wait,
+// slowdown.go). No call here waits: it returns at once whether there is something left, and a reader that was refused a
+// slot is woken when it has one. Begin reading at Slots.
 package capacity
 
 import (

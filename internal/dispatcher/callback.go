@@ -66,7 +66,7 @@ type reading struct {
 	page        []*delivery.Event // read ahead, not offered yet
 	pageThrough uint64            // the position up to which everything has been offered once the page has been
 	pageAt      time.Time
-	pageSize    int  // how many events the next page of the log may have; 0: not known yet
+	bodySize    int  // the average of the last page of the log; 0: there was none
 	fetching    bool // a page is being read
 	refilling   bool // events that wait behind the entries of lanes are being looked for
 	blocked     bool // the cursor has refused the next event: reading on is useless before something has ended

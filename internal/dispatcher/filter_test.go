@@ -59,7 +59,7 @@ func (w *oneCallback) do(m message) {
 			w.got = append(w.got, j.batch.Seqs...)
 		}
 		for _, r := range e.ring {
-			next = append(next, &ringPage{r, w.feed.Join(0, r.target.Sites(), r.pos, logreader.PageEvents)})
+			next = append(next, &ringPage{r, w.feed.Join(0, r.target.Sites(), r.pos, capacity.PageEvents)})
 		}
 		w.comes, w.pages = append(w.comes, e.catchUp...), append(w.pages, e.pages...)
 	}

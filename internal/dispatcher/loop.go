@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/audatex-relay/relay/internal/backoff"
+	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/logreader"
 	"github.com/audatex-relay/relay/internal/shard"
 )
@@ -194,7 +194,7 @@ func (l *loop) apply(e *effects) {
 		l.next = append(l.next, l.currentConfig(id))
 	}
 	for _, r := range e.ring {
-		l.next = append(l.next, &ringPage{r, l.d.feed.Join(l.shard, r.target.Sites(), r.pos, logreader.PageEvents)})
+		l.next = append(l.next, &ringPage{r, l.d.feed.Join(l.shard, r.target.Sites(), r.pos, capacity.PageEvents)})
 	}
 	if r, ctx := e.round, l.storeCtx; r != nil {
 		l.goroutines.Go(func() {
@@ -212,7 +212,7 @@ func (l *loop) apply(e *effects) {
 func (l *loop) applySeldom(e *effects) {
 	for _, r := range e.pages {
 		l.goroutines.Go(func() {
-			page, err := l.d.pages.Read(r.cb.ctx, r.target, r.pos, r.size)
+			page, err := l.d.pages.Read(r.cb.ctx, r.target, r.pos, r.bodySize)
 			l.send(&logPage{r, page, err})
 		})
 	}

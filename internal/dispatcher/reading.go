@@ -17,11 +17,11 @@ const (
 
 // read is a callback's request for a page: the events after pos that may be for the target.
 type read struct {
-	cb      *callback
-	pos     uint64
-	target  *delivery.Target
-	version uint64 // of the target
-	size    int    // how many events of the log; 0: not known yet
+	cb       *callback
+	pos      uint64
+	target   *delivery.Target
+	version  uint64 // of the target
+	bodySize int    // the average of the page before; 0: there was none
 }
 
 // refill is a callback's request for positions of an order that wait and are not listed in its lane.
@@ -66,7 +66,7 @@ func (c *core) offerPage(cb *callback) bool {
 func (c *core) readRing(cb *callback) {
 	r := &cb.reading
 	r.fetching = true
-	c.out.ring = append(c.out.ring, read{cb, cb.cur.ReadFrom() - 1, cb.target, r.version, r.pageSize})
+	c.out.ring = append(c.out.ring, read{cb, cb.cur.ReadFrom() - 1, cb.target, r.version, r.bodySize})
 }
 
 // tookFromRing takes what the ring has after a callback's position. If that is everything, the callback joins the
@@ -140,7 +140,7 @@ func (c *core) tookFromLog(m *logPage) {
 		c.readFailed(cb, m.err, "a page of the log could not be read")
 		return
 	}
-	r.pageSize = m.Size
+	r.bodySize = m.BodySize
 	if m.Through > m.read.pos {
 		r.estimate.Passed(m.Through-m.read.pos, uint64(len(m.Events)))
 	}

@@ -163,7 +163,7 @@ func (o *simOwner) erase(id, keep string) {
 
 func (o *simOwner) readPage() {
 	r := pick(o.t, &o.reads)
-	page := &logPage{read: r, Page: logreader.Page{Size: 4, First: o.first, Through: max(o.last(), r.pos)}}
+	page := &logPage{read: r, Page: logreader.Page{First: o.first, Through: max(o.last(), r.pos)}}
 	if !o.quiet && o.chance(10) {
 		page.err = store.ErrUnavailable
 	}

@@ -4,17 +4,11 @@ import (
 	"context"
 	"errors"
 
+	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/store"
-)
-
-// Bounds of one page of the log.
-const (
-	PageEvents  = 512
-	pageBytes   = 1 << 20
-	firstEvents = 32 // of the first page; the sizes of its events decide how many the next page has
 )
 
 // Pages reads the events that may be for one callback, from any position.
@@ -25,32 +19,35 @@ type Pages struct {
 
 // Page is a page of the log.
 type Page struct {
-	Events  []*delivery.Event
-	Through uint64 // up to here nothing else is for the callback
-	First   uint64 // position of the log
-	Size    int    // how many events the next page may have
+	Events   []*delivery.Event
+	Through  uint64 // up to here nothing else is for the callback
+	First    uint64 // position of the log
+	BodySize int    // the average of its events; that of the page before if it has none
 }
 
-// Read reads the page that follows pos. Size is the Size of the page before, 0 for the first.
-func (p *Pages) Read(ctx context.Context, t *delivery.Target, pos uint64, size int) (Page, error) {
-	if size == 0 { // fewer if the last bodies were large
-		size = p.Deliverer.Bodies.EventsIn(pageBytes, firstEvents)
-	}
+// Read reads the page that follows pos, within the bounds of capacity.NextPage. BodySize is that of the page before, 0
+// for the first.
+func (p *Pages) Read(ctx context.Context, t *delivery.Target, pos uint64, bodySize int) (Page, error) {
 	first, last, err := p.Events.Bounds(ctx)
 	if err != nil {
 		return Page{}, err
 	}
-	page := Page{First: first, Through: max(last, pos), Size: size}
+	page := Page{First: first, Through: max(last, pos), BodySize: bodySize}
 	filters, none := t.Subjects("")
 	if none || last <= pos {
 		return page, nil
 	}
-	events, more, err := p.Events.Scan(ctx, pos+1, filters, size)
+	most, within := capacity.NextPage(p.Deliverer.Memory, p.Deliverer.Bodies, bodySize)
+	events, more, err := p.Events.ScanWithin(ctx, pos+1, filters, most, within)
 	if err != nil {
 		return Page{}, err
 	}
 	bytes := 0
-	for _, s := range events {
+	for i, s := range events {
+		if i > 0 && len(s.Body) == 0 { // it was not kept, as bodies are larger than expected: the next page has it
+			events, more = events[:i], true
+			break
+		}
 		ev := delivery.EventOf(s)
 		page.Events = append(page.Events, &ev)
 		bytes += len(s.Body)
@@ -60,7 +57,7 @@ func (p *Pages) Read(ctx context.Context, t *delivery.Target, pos uint64, size i
 	case n == 0 && more:
 		page.Through = pos // all of them have left the log meanwhile: read again
 	case n > 0:
-		page.Size = min(max(min(pageBytes, p.Deliverer.Memory.Part())/max(bytes/n, 1), 1), PageEvents)
+		page.BodySize = bytes / n
 		if page.Through = max(page.Through, events[n-1].Seq); more {
 			page.Through = events[n-1].Seq
 		}

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/capacity"
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/delivery"
 	"github.com/audatex-relay/relay/internal/each"
@@ -97,19 +98,16 @@ func (w *runner) read(ctx context.Context) error {
 // readPage reads the next page. Where most of the log is selected it reads the events whole, as one read for many costs
 // far less than one for each, and keeps as many at hand as there is room for; the others are read when they are sent.
 func (w *runner) readPage(ctx context.Context, at uint64) (err error) {
-	most, bytes := pageEvents, 0
+	most, bytes := capacity.PageEvents, 0
 	if !w.sparse {
-		bytes = min(pageBytes, w.r.memory.Part())
-		if most = w.size; most == 0 { // small from the start where bodies have been large of late
-			most = w.r.bodies.EventsIn(int64(bytes), wholeEvents)
-		}
+		most, bytes = capacity.NextPage(w.r.memory, w.r.bodies, w.bodySize)
 	}
 	p, err := w.sel.page(ctx, at, most, bytes)
 	if err != nil {
 		return err
 	}
-	if bytes > 0 && p.bodies > 0 { // by this replay's own events: those that others have read may be smaller
-		w.size = min(max(bytes/max(p.bytes/p.bodies, 1), 1), pageEvents)
+	if bytes > 0 && p.bodies > 0 {
+		w.bodySize = p.bytes / p.bodies
 	}
 	w.sparse = p.read > 0 && float64(len(p.entries)) < selected*float64(p.read)
 	for _, ev := range p.events {

@@ -52,16 +52,16 @@ type runner struct {
 	// store it in the cursor.
 	recorded map[uint64]relay.DeliveryStatus
 
-	share   *share
-	page    page // read and not offered yet
-	atHand  delivery.AtHand
-	sparse  bool // little of what was read last is selected
-	size    int  // how many events the next page may have if they are read whole; 0: not known yet
-	results chan *attempt
-	flying  int
-	changed chan struct{} // the document may have changed
-	answers atomic.Bool   // a test has shown that the receiver responds
-	retryAt time.Time     // nothing is read or taken before
+	share    *share
+	page     page // read and not offered yet
+	atHand   delivery.AtHand
+	sparse   bool // little of what was read last is selected
+	bodySize int  // the average of the last page that was read whole; 0: there was none
+	results  chan *attempt
+	flying   int
+	changed  chan struct{} // the document may have changed
+	answers  atomic.Bool   // a test has shown that the receiver responds
+	retryAt  time.Time     // nothing is read or taken before
 
 	recorder *delivery.Recorder
 	storing  storing

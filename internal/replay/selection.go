@@ -15,11 +15,6 @@ import (
 )
 
 const (
-	// pageEvents is how many events of the log a running replay reads at a time at most. If it reads them whole they
-	// are to have about pageBytes, and the bodies of no more are kept; wholeEvents is how many it begins with.
-	pageEvents  = 512
-	pageBytes   = 1 << 20
-	wholeEvents = 32
 	// countEvents is how many are read for counting.
 	countEvents = 4096
 	// selected is the part of a page that must be selected for the next one to be read whole.

@@ -92,11 +92,11 @@ func TestPagesOfLargeEventsAreSmall(t *testing.T) {
 		first int // events of the first page at most
 		want  int // of the later ones
 	}{
-		"all, large":        {size: size, first: wholeEvents, want: pageBytes / size},
-		"all, small":        {size: 100, first: wholeEvents, want: pageEvents},
-		"larger than fits":  {size: 3 * pageBytes, first: wholeEvents, want: 1},
-		"one by one, large": {size: size, only: newPositions(), first: wholeEvents, want: pageBytes / size},
-		"one by one, small": {size: 100, only: newPositions(), first: wholeEvents, want: getMost},
+		"all, large":        {size: size, first: capacity.FirstEvents, want: capacity.PageBytes / size},
+		"all, small":        {size: 100, first: capacity.FirstEvents, want: capacity.PageEvents},
+		"larger than fits":  {size: 3 * capacity.PageBytes, first: capacity.FirstEvents, want: 1},
+		"one by one, large": {size: size, only: newPositions(), first: capacity.FirstEvents, want: capacity.PageBytes / size},
+		"one by one, small": {size: 100, only: newPositions(), first: capacity.FirstEvents, want: getMost},
 	} {
 		log := &largeLog{body: make([]byte, tc.size), last: events}
 		for seq := uint64(1); tc.only != nil && seq <= events; seq += 10 {
@@ -115,12 +115,12 @@ func TestPagesOfLargeEventsAreSmall(t *testing.T) {
 					r.bodies.NoteSize(100)
 				}
 			}
-			p, err := w.sel.page(t.Context(), at, pageEvents, pageBytes)
+			p, err := w.sel.page(t.Context(), at, capacity.PageEvents, capacity.PageBytes)
 			bodies := 0
 			for _, ev := range p.events {
 				bodies += len(ev.Body)
 			}
-			if err != nil || bodies > max(pageBytes, tc.size) {
+			if err != nil || bodies > max(capacity.PageBytes, tc.size) {
 				t.Errorf("%s: a page keeps bodies of %d bytes: %v", name, bodies, err)
 			}
 			log.most = 0
