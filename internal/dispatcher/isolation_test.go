@@ -1,10 +1,8 @@
 package dispatcher_test
 
 import (
-	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"testing"
 	"time"
 
@@ -12,7 +10,6 @@ import (
 
 	"github.com/audatex-relay/relay/internal/dispatcher"
 	"github.com/audatex-relay/relay/internal/relay"
-	"github.com/audatex-relay/relay/internal/store"
 )
 
 // A receiver that hangs, one that is slow, one that refuses and one that is not there at all hold up nobody: the healthy one
@@ -50,55 +47,6 @@ func TestBadReceiversHoldUpNobody(t *testing.T) {
 		l, _ := d.Details("limited")
 		return h.InFlight == 4 && h.Behind && h.Backlog > 0 && h.LagSeconds > 0 && r.Health == "open" && g.Health == "open" && l.Behind
 	})
-}
-
-// While nothing of a shard can be stored and its receiver hangs, with room for few events at hand, its callback still reports how it is doing,
-// and those of other shards get everything.
-func TestHeldWritesAndHangingReceiversHoldUpNobody(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
-	answered := make(chan struct{})
-	hanging := newReceiver(t, func(relay.Event, int) int { <-answered; return 200 })
-	stored, healthy := newReceiver(t, nil), newReceiver(t, nil)
-	hangs, writes, well := callback("hangs", hanging.URL), callback("writes", stored.URL), callback("well", healthy.URL)
-	hangs.TimeoutSeconds = 60
-	for i := 0; relay.ShardOf(writes.ID) != relay.ShardOf(hangs.ID); i++ {
-		writes.ID = fmt.Sprintf("writes-%d", i)
-	}
-	for i := 0; relay.ShardOf(well.ID) == relay.ShardOf(hangs.ID); i++ {
-		well.ID = fmt.Sprintf("well-%d", i)
-	}
-	for _, cb := range []relay.Callback{hangs, writes, well} {
-		b.register(cb)
-	}
-	d := b.start(func(c *dispatcher.Config) { c.Ring = 64 })
-	release := d.gate.keep(func(w store.Write) bool {
-		return strings.Contains(w.Subject, hangs.ID) || strings.Contains(w.Subject, writes.ID) || strings.HasSuffix(w.Subject, store.WatermarkKey(relay.ShardOf(hangs.ID), "events"))
-	})
-	defer release()
-	for i := range 1000 {
-		b.publish("leeds", i%100)
-	}
-	until(t, "everything reaches the one in another shard", func() bool { return healthy.distinct() == 1000 })
-	until(t, "it is stored", func() bool { return len(b.closings(well.ID, well.Generation)) == 1000 })
-	until(t, "the others stand still and say so", func() bool {
-		h, known := d.Details(hangs.ID)
-		w, alsoKnown := d.Details(writes.ID)
-		return known && alsoKnown && h.InFlight == 4 && h.Behind && h.Backlog > 0 && w.InFlight == 0 && w.Behind && w.Backlog > 0
-	})
-	if n, most := stored.distinct(), 2*(4*4+32)+4; n > most {
-		t.Errorf("%d were delivered while nothing could be stored, at most %d may be", n, most)
-	}
-	release()
-	until(t, "everything reaches the one whose writes were held", func() bool { return stored.distinct() == 1000 })
-	if hanging.distinct() != 0 {
-		t.Error("a receiver that hangs has taken something")
-	}
-	close(answered)
-	until(t, "everything reaches the one that hung", func() bool { return hanging.distinct() == 1000 })
-	for _, r := range []*receiver{hanging, stored, healthy} {
-		r.inOrder(t)
-	}
 }
 
 // However events and responses interleave, a callback that falls behind and joins again misses nothing and repeats nothing.
