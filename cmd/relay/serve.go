@@ -346,7 +346,9 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	sharing.Go(owning, "the share of the work", func(ctx context.Context) error {
 		return member.Run(ctx, func(ctx context.Context, lease *shard.Lease) { owned.Work(ctx, lease, work) })
 	})
-	sharing.Go(owning, "the formats of the store", formats.Run)
+	sharing.Go(owning, "the formats of the store", func(ctx context.Context) error {
+		return formats.Run(ctx, member.Marked())
+	})
 
 	select { // the API is served already; it is not ready
 	case <-dispatching.Ready():

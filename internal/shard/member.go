@@ -47,6 +47,7 @@ type Member struct {
 	metrics     *metrics
 	wake        signal.Signal // the keeper has something to do
 	announceNow signal.Signal // the member record must be written now
+	marked      signal.Signal // the mark of the stored formats has changed
 
 	mu           sync.Mutex
 	record       store.Member // ours, as it should be in the store
@@ -89,7 +90,7 @@ func Join(ctx context.Context, c Config) (*Member, error) {
 	}
 	m := &Member{
 		conf: c, me: identity{keyPart(c.Replica), relay.NewID()},
-		wake: signal.New(), announceNow: signal.New(), changed: make(chan struct{}),
+		wake: signal.New(), announceNow: signal.New(), marked: signal.New(), changed: make(chan struct{}),
 		peers: map[string]peer{}, held: map[int]*ownedShard{}, rewatch: func() {},
 	}
 	m.key = store.MemberKey(m.me.replica, m.me.nonce)
@@ -142,6 +143,9 @@ func (m *Member) Members() ([]store.Member, <-chan struct{}) {
 	})
 	return peers, m.changed
 }
+
+// Marked is set when the mark of the stored formats, which lies beside the leases, may have changed.
+func (m *Member) Marked() <-chan struct{} { return m.marked }
 
 // SetThrottle announces to all members what the vendor has asked of this one. It returns at once;
 // the record is written as soon as the store takes it.

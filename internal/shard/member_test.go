@@ -226,6 +226,22 @@ func TestMembersKnowWhatTheyTellOneAnother(t *testing.T) {
 	})
 }
 
+// The mark of the stored formats lies beside the leases: a member signals that it has changed.
+func TestAMemberSignalsThatTheMarkHasChanged(t *testing.T) {
+	t.Parallel()
+	a := newWorld(t).start("a", steady)
+	topo, js := a.store.Topology(), a.store.JetStream()
+	<-a.Marked() // what there is at the start
+	m, err := topo.ReadMark(t.Context(), js)
+	if err == nil {
+		_, err = topo.WriteMark(t.Context(), js, m)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-a.Marked()
+}
+
 // Work that returns by itself must not keep its shard from being worked on.
 func TestWorkThatReturnsIsCalledAgain(t *testing.T) {
 	t.Parallel()

@@ -127,6 +127,8 @@ func (m *Member) apply(e store.Entry[store.Owner]) {
 		m.leaseChanged(n, e)
 	} else if store.IsMemberKey(e.Key) {
 		m.memberChanged(e)
+	} else if e.Key == topology.MarkKey {
+		m.marked.Set()
 	}
 }
 

@@ -118,7 +118,7 @@ func running(t *testing.T, v *topology.Versions) <-chan error {
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
 	done := make(chan struct{})
-	go func() { defer close(done); ended <- v.Run(ctx) }()
+	go func() { defer close(done); ended <- v.Run(ctx, nil) }()
 	t.Cleanup(func() { stop(); <-done })
 	return ended
 }
@@ -386,7 +386,7 @@ func TestARelayEndsWhenABackupWasRestoredBehindItsBack(t *testing.T) {
 	if _, err := table.WriteMark(t.Context(), js, m); err != nil {
 		t.Fatal(err)
 	}
-	if err := v.Run(t.Context()); !errors.Is(err, topology.ErrRefused) || !strings.Contains(err.Error(), "restart it") {
+	if err := v.Run(t.Context(), nil); !errors.Is(err, topology.ErrRefused) || !strings.Contains(err.Error(), "restart it") {
 		t.Errorf("it runs on and ends with %v", err)
 	}
 }
@@ -423,7 +423,7 @@ func TestNoOldRelayJoinsUnderARaisedMark(t *testing.T) {
 		var raisers, joiners sync.WaitGroup
 		for _, v := range []*topology.Versions{new1, new2} {
 			raisers.Go(func() {
-				if err := v.Run(ctx); err != nil {
+				if err := v.Run(ctx, nil); err != nil {
 					t.Error(err)
 				}
 			})

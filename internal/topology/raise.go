@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/audatex-relay/relay/internal/backoff"
 )
 
 // Upgrades are rolled: relays of version N−1 and N run side by side until the last one of N−1 has
@@ -31,8 +29,8 @@ import (
 // step 1 keeps old relays from starting until another of N takes the step back or ends it, seconds
 // later.
 
-// raiseEvery is how often a relay checks whether the mark can be raised, or has moved without its
-// watch showing it.
+// raiseEvery is how often a relay checks whether the mark can be raised, or has changed without a
+// signal.
 const raiseEvery = 5 * time.Second
 
 // memberPrefix starts the keys of the live relays' records in relay_owners.
@@ -97,15 +95,11 @@ func (v *Versions) Join(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Run follows the mark and raises it when every live relay knows this relay's version. It ends with
-// ErrRefused when this relay must not run any longer: another has raised the mark above its
-// version, or a backup is being restored. It ends with nil when ctx ends.
-func (v *Versions) Run(ctx context.Context) error {
-	told := make(chan struct{}, 1)
-	watching, stop := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() { defer close(done); v.watch(watching, told) }()
-	defer func() { stop(); <-done }()
+// Run follows the mark and raises it when every live relay knows this relay's version. It looks at
+// the mark when changed receives, and every few seconds. It ends with ErrRefused when this relay
+// must not run any longer: another has raised the mark above its version, or a backup is being
+// restored. It ends with nil when ctx ends.
+func (v *Versions) Run(ctx context.Context, changed <-chan struct{}) error {
 	tick := time.NewTicker(v.c.Every)
 	defer tick.Stop()
 	failing := false // logged once: an outage of the store may last for hours
@@ -126,32 +120,8 @@ func (v *Versions) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-		case <-told:
+		case <-changed:
 		}
-	}
-}
-
-// watch reports when the mark has changed. What it misses while NATS is away, Run finds by its own
-// checks.
-func (v *Versions) watch(ctx context.Context, told chan<- struct{}) {
-	for ctx.Err() == nil {
-		kv, err := v.c.JS.KeyValue(ctx, v.c.Topology.Bucket(Owners))
-		if err == nil {
-			var w jetstream.KeyWatcher
-			if w, err = kv.WatchFiltered(ctx, []string{MarkKey}, jetstream.UpdatesOnly()); err == nil {
-				for e := range w.Updates() {
-					if e == nil {
-						continue
-					}
-					select {
-					case told <- struct{}{}:
-					default:
-					}
-				}
-				_ = w.Stop()
-			}
-		}
-		backoff.Sleep(ctx, v.c.Every)
 	}
 }
 
