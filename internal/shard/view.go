@@ -2,8 +2,6 @@ package shard
 
 import (
 	"context"
-	"errors"
-	"log/slog"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/backoff"
@@ -22,16 +20,20 @@ type leaseState struct {
 }
 
 // follow watches relay_owners until ctx ends. One watch shows members and leases in the order in
-// which they were written: a replica that sees a shard released knows already for whom.
+// which they were written: a replica that sees a shard released knows already for whom. It is no
+// store.Mirror: what is listed counts only as a whole, once it is confirmed, and also at lower
+// revisions than before, as a power cut may have cost the store its last writes.
 func (m *Member) follow(ctx context.Context) {
-	for ctx.Err() == nil {
+	wait := &backoff.Backoff{Least: m.conf.Renew / 6, Most: m.conf.Renew / 6}
+	store.KeepWatching(ctx, m.conf.Log, "owner", wait, func() error {
 		watching, cancel := context.WithCancel(ctx)
+		defer cancel()
 		m.mu.Lock()
 		m.rewatch = cancel
 		m.mu.Unlock()
 		var there []store.Entry[store.Owner]
 		ready := false
-		err := m.conf.Store.Owners.Watch(watching, func(e store.Entry[store.Owner]) {
+		return m.conf.Store.Owners.Watch(watching, func(e store.Entry[store.Owner]) {
 			if !ready {
 				there = append(there, e)
 				return
@@ -44,15 +46,7 @@ func (m *Member) follow(ctx context.Context) {
 			m.see(m.confirmed(watching, there))
 			there = nil
 		}, m.unreadable)
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-		if !errors.Is(err, context.Canceled) {
-			m.conf.Log.Log(ctx, store.Level(err, slog.LevelWarn), "the watch of the owners ended; starting the watch again", "error", err)
-		}
-		backoff.Sleep(ctx, m.retry())
-	}
+	})
 }
 
 // confirmed returns the part of a watch's first list that really exists. A server that has been

@@ -2,13 +2,17 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/backoff"
 )
 
 // A watch lives on one server of a cluster. When that server dies, its watcher notices by missed
@@ -100,6 +104,16 @@ func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func()
 			default:
 				return fmt.Errorf("watch bucket %s: %w: watch ended", b.name, ErrUnavailable)
 			}
+		}
+	}
+}
+
+// KeepWatching calls watch again and again until ctx ends, and waits between. It logs why a watch of
+// what the text names has ended, unless it was cancelled.
+func KeepWatching(ctx context.Context, log *slog.Logger, what string, wait *backoff.Backoff, watch func() error) {
+	for ; ctx.Err() == nil; wait.Sleep(ctx, 0) {
+		if err := watch(); ctx.Err() == nil && !errors.Is(err, context.Canceled) {
+			log.Log(ctx, Level(err, slog.LevelWarn), "a watch ended; it is started again", "documents", what, "error", err)
 		}
 	}
 }

@@ -68,21 +68,17 @@ func (m *Mirror[T]) Ready() <-chan struct{} { return m.ready }
 
 // Run keeps the copy until ctx ends.
 func (m *Mirror[T]) Run(ctx context.Context) {
-	const least, most = 100 * time.Millisecond, 5 * time.Second
-	for tries := (backoff.Backoff{Least: least, Most: most}); ctx.Err() == nil; tries.Sleep(ctx, 0) {
+	wait := &backoff.Backoff{Least: 100 * time.Millisecond, Most: 5 * time.Second}
+	KeepWatching(ctx, m.c.Log, m.c.What, wait, func() error {
 		m.changing.Lock()
 		m.list++
 		m.changing.Unlock()
-		err := m.c.Bucket.Watch(ctx, m.take, func() {
+		return m.c.Bucket.Watch(ctx, m.take, func() {
 			m.forget()
 			m.first.Do(func() { close(m.ready) })
-			tries.Reset()
+			wait.Reset()
 		}, m.unreadable)
-		if ctx.Err() != nil {
-			return
-		}
-		m.c.Log.Log(ctx, Level(err, slog.LevelWarn), "a watch ended; it is started again", "documents", m.c.What, "error", err)
-	}
+	})
 }
 
 // take takes what the watch shows.
