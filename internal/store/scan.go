@@ -142,15 +142,10 @@ func (s *Store) scanEach(
 	if !since.IsZero() && len(filters) > 1 {
 		// With several filters the server begins at the first message that any of them ever had after that time, and so
 		// leaves out what the others have before it.
-		first, err := s.atLeader(ctx, stream, jsapi.Selection{Next: ">", Since: &since})
-		if errors.Is(err, ErrNotFound) {
-			*all = 0
-			return false, nil
+		if from, err = s.positionAt(ctx, stream, since); err != nil {
+			return false, err
 		}
-		if err != nil {
-			return fail(err)
-		}
-		from, since = first.Seq, time.Time{}
+		since = time.Time{}
 	}
 	c := jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters, HeadersOnly: bool(of),
@@ -192,12 +187,14 @@ func (s *Store) positionAt(ctx context.Context, stream string, at time.Time) (ui
 	if err != nil {
 		return 0, err
 	}
-	var all uint64
-	found, _, err := s.scanCounted(ctx, stream, headersOnly, 0, at, nil, 1, &all)
-	if err != nil || len(found) == 0 {
-		return last + 1, err
+	switch first, err := s.atLeader(ctx, stream, jsapi.Selection{Next: ">", Since: &at}); {
+	case errors.Is(err, ErrNotFound):
+		return last + 1, nil
+	case err != nil:
+		return 0, fmt.Errorf("look in %s for the first message at %s: %w", stream, at, err)
+	default:
+		return first.Seq, nil
 	}
-	return found[0].Seq, nil
 }
 
 // overwritten reports whether a stream is a bucket: of what is overwritten while it is counted a
