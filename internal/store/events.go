@@ -171,10 +171,16 @@ func (e *Events) LastOf(ctx context.Context, site, order string) (Stored, error)
 // Scan returns up to max events of the subject filters (none: all) from a position on, and whether
 // more are there.
 func (e *Events) Scan(ctx context.Context, from uint64, filters []string, max int) ([]Stored, bool, error) {
+	return e.collect(e.s.scan(ctx, e.s.topo.Events(), from, time.Time{}, unfiltered(filters), max))
+}
+
+// unfiltered returns filters, or none for one that selects all: without a filter the server need not count what
+// matches.
+func unfiltered(filters []string) []string {
 	if len(filters) == 1 && filters[0] == topology.AllEvents {
-		filters = nil // without a filter the server need not count what matches
+		return nil
 	}
-	return e.collect(e.s.scan(ctx, e.s.topo.Events(), from, time.Time{}, filters, max))
+	return filters
 }
 
 // ScanSince is Scan from a time on.
@@ -184,22 +190,17 @@ func (e *Events) ScanSince(ctx context.Context, since time.Time, filters []strin
 
 // ScanHeads is Scan without the events' bodies.
 func (e *Events) ScanHeads(ctx context.Context, from uint64, filters []string, max int) ([]Stored, bool, error) {
-	if len(filters) == 1 && filters[0] == topology.AllEvents {
-		filters = nil
-	}
 	var all uint64
-	return e.collect(e.s.scanCounted(ctx, e.s.topo.Events(), headersOnly, from, time.Time{}, filters, max, &all))
+	return e.collect(e.s.scanCounted(ctx, e.s.topo.Events(), headersOnly, from, time.Time{}, unfiltered(filters), max, &all))
 }
 
 // ScanWithin is Scan that keeps the bodies of the first events only, as many as have so many bytes, and one in any
 // case. The others come without: what is asked for may turn out to be far larger than was expected.
 func (e *Events) ScanWithin(ctx context.Context, from uint64, filters []string, max, bytes int) ([]Stored, bool, error) {
-	if len(filters) == 1 && filters[0] == topology.AllEvents {
-		filters = nil
-	}
 	var events []Stored
 	var all uint64
 	kept := 0
+	filters = unfiltered(filters)
 	more, err := e.s.scanEach(ctx, e.s.topo.Events(), wholeMessages, from, time.Time{}, filters, max, &all, func(m Message) {
 		ev := AsEvent(m)
 		if kept += len(ev.Body); kept > bytes && len(events) > 0 {
