@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/cursor"
-	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/gather"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -69,11 +68,7 @@ func (s *Store) Load(ctx context.Context, shard int, ids []string) (map[string]*
 
 // loadShards reads what is stored of the cursors of some shards.
 func (s *Store) loadShards(ctx context.Context, shards []int) (map[int]map[string]*Stored, error) {
-	prefixes := []string{s.kind.Everywhere()}
-	if len(shards) <= store.FewPrefixes {
-		prefixes = each.Of(shards, s.kind.OfShard)
-	}
-	found, err := s.load(ctx, prefixes)
+	found, err := s.load(ctx, store.ShardPrefixes(shards, store.FewPrefixes, s.kind.OfShard, s.kind.Everywhere()))
 	if err != nil {
 		return nil, err
 	}

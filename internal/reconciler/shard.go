@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/audatex-relay/relay/internal/backoff"
-	"github.com/audatex-relay/relay/internal/each"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/shard"
 	"github.com/audatex-relay/relay/internal/signal"
@@ -76,10 +75,7 @@ func (s *ownedShard) load(ctx context.Context) bool {
 
 // readDocuments reads the documents of the connections of some shards.
 func (r *Reconciler) readDocuments(ctx context.Context, shards []int) (map[int][]store.Entry[relay.Reconciliation], error) {
-	prefixes := []string{store.ReconcileEverywhere}
-	if len(shards) <= store.FewPrefixes {
-		prefixes = each.Of(shards, store.ReconcileShard)
-	}
+	prefixes := store.ShardPrefixes(shards, store.FewPrefixes, store.ReconcileShard, store.ReconcileEverywhere)
 	docs, err := r.store.Reconciliations.AllOf(ctx, prefixes, func(key string, err error) {
 		r.cfg.Log.ErrorContext(ctx, "how far a connection is reconciled cannot be read; it begins again", "key", key,
 			"error", err)

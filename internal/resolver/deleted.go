@@ -64,11 +64,8 @@ func (r *Resolver) eraseUnknown(ctx context.Context, lease *shard.Lease) error {
 func (r *Resolver) keptOf(ctx context.Context, shards []int) (map[int][]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, loadBound)
 	defer cancel()
-	prefix := store.InboxCursors.Everywhere()
-	if len(shards) == 1 {
-		prefix = store.InboxCursors.OfShard(shards[0])
-	}
-	keys, err := r.store.Cursors.Keys(ctx, prefix)
+	prefixes := store.ShardPrefixes(shards, 1, store.InboxCursors.OfShard, store.InboxCursors.Everywhere())
+	keys, err := r.store.Cursors.Keys(ctx, prefixes[0])
 	by := map[int][]string{}
 	for _, key := range keys {
 		if _, id, _, ok := store.ParseCursorKey(key); ok {

@@ -30,6 +30,14 @@ func (b *Bucket[T]) All(ctx context.Context, prefix string, bad func(key string,
 // less.
 const FewPrefixes = 4
 
+// ShardPrefixes returns the prefix of each shard's keys, or the one of all shards' if there are more than most.
+func ShardPrefixes(shards []int, most int, of func(shard int) string, all string) []string {
+	if len(shards) > most {
+		return []string{all}
+	}
+	return each.Of(shards, of)
+}
+
 // AllOf is All of several prefixes, which are few: each costs the server something for every key.
 // None means every key.
 func (b *Bucket[T]) AllOf(ctx context.Context, prefixes []string, bad func(key string, err error)) ([]Entry[T], error) {
