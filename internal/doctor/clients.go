@@ -19,7 +19,7 @@ func (d *Doctor) clients(ctx context.Context) []Check {
 	now, well := time.Now(), 0
 	for _, e := range all {
 		for _, k := range e.Value.Keys {
-			if left, soon := k.EndsIn(now); soon && left > 0 && left < relay.ActBeforeEnd {
+			if left, _ := k.EndsIn(now); left > 0 && relay.MustAct(left, k.ExpiresAt.Sub(k.CreatedAt)) {
 				found = append(found, Wrong(Clients, e.Value.ID, fmt.Sprintf("its key %s ends at %s", k.ID, k.ExpiresAt.UTC().Format(time.RFC3339)),
 					"tell it to make another key and replace it, or make one with POST /v1/clients/"+e.Value.ID+"/keys"))
 			} else if !k.Expired(now) {

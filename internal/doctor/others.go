@@ -239,9 +239,9 @@ func receiver(address string, callbacks []string, r sender.Reached) (Check, bool
 	return Check{}, false
 }
 
-// endsSoon reports whether somebody must renew a certificate, as for the alert.
+// endsSoon reports whether somebody must renew a certificate.
 func endsSoon(c sender.Certificate) bool {
-	return time.Until(c.NotAfter) < min(relay.NoticeOfEnd(c.NotAfter.Sub(c.NotBefore)), relay.ActBeforeEnd)
+	return relay.MustAct(time.Until(c.NotAfter), c.NotAfter.Sub(c.NotBefore))
 }
 
 var reachRemedies = map[sender.Outcome]string{
