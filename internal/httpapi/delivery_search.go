@@ -101,7 +101,7 @@ type deliverySearch struct {
 
 	list     DeliveryList
 	seen     map[deliveryOf]bool
-	lanes    map[string]*cursor.Lane // by key; nil: there is none
+	lanes    map[string]*cursor.Lane // by callback and order; nil: there is none
 	tried    map[*cursor.Lane]bool   // those whose event is listed, if it is wanted
 	batches  int
 	records  int
@@ -217,23 +217,13 @@ func (s *deliverySearch) matches(rec relay.AttemptRecord) bool {
 	return s.filter.Matches(relay.Traits{Site: rec.Site, Type: typ, Order: rec.Order})
 }
 
-// lane returns how an order is being retried at a callback, nil if it is not.
+// lane returns how an order is being retried at a callback, nil if it is not or that cannot be read.
 func (s *deliverySearch) lane(cb relay.Callback, order string) *cursor.Lane {
-	key := store.LaneKey(store.CallbackCursor(cb.ID), order)
-	if lane, known := s.lanes[key]; known {
-		return lane
+	key := store.LaneKey(cb.ID, order)
+	lane, known := s.lanes[key]
+	if !known {
+		lane, _, s.laneFail = s.a.lane(s.ctx, cb, order)
+		s.lanes[key] = lane
 	}
-	lane, _, err := s.a.c.Store.Lanes.Get(s.ctx, key)
-	switch {
-	case err == nil && lane.Generation == cb.Generation:
-		s.lanes[key] = &lane
-	case err == nil || errors.Is(err, store.ErrNotFound):
-		s.lanes[key] = nil
-	case store.InTrouble(err):
-		s.laneFail = err
-	default:
-		s.a.unreadable("lane")(key, err)
-		s.lanes[key] = nil
-	}
-	return s.lanes[key]
+	return lane
 }

@@ -76,16 +76,9 @@ func (a *API) passedOf(ctx context.Context, cb relay.Callback, events []store.St
 	case doc.Generation != cb.Generation:
 		return nil, nil // of one that had the id before
 	}
-	var lane *cursor.Lane
-	switch found, _, err := a.c.Store.Lanes.Get(ctx, store.LaneKey(key, events[0].Order)); {
-	case err == nil && found.Generation == cb.Generation:
-		lane = &found
-	case err == nil || errors.Is(err, store.ErrNotFound):
-	case store.InTrouble(err):
-		return nil, fmt.Errorf("read a lane of callback %s: %w", cb.ID, err)
-	default:
-		a.unreadable("lane")(key, err)
-		return nil, nil
+	lane, readable, err := a.lane(ctx, cb, events[0].Order)
+	if err != nil || !readable {
+		return nil, err
 	}
 	for _, ev := range events {
 		if doc.Settled(cursor.Entry{Seq: ev.Seq, Order: ev.Order}, lane, quiet) {
@@ -93,4 +86,20 @@ func (a *API) passedOf(ctx context.Context, cb relay.Callback, events []store.St
 		}
 	}
 	return list, nil
+}
+
+// lane returns how an order is being retried at a callback, nil if it is not, and whether that could be read.
+func (a *API) lane(ctx context.Context, cb relay.Callback, order string) (lane *cursor.Lane, readable bool, err error) {
+	key := store.LaneKey(store.CallbackCursor(cb.ID), order)
+	found, _, err := a.c.Store.Lanes.Get(ctx, key)
+	switch {
+	case err == nil && found.Generation == cb.Generation:
+		return &found, true, nil
+	case err == nil || errors.Is(err, store.ErrNotFound):
+		return nil, true, nil
+	case store.InTrouble(err):
+		return nil, false, fmt.Errorf("read a lane of callback %s: %w", cb.ID, err)
+	}
+	a.unreadable("lane")(key, err)
+	return nil, false, nil
 }
