@@ -27,9 +27,7 @@ func (t *trail) lookForPassed(ctx context.Context) error {
 	quiet, wanted := map[int]uint64{}, map[string][]store.Stored{}
 	for _, ev := range t.events {
 		for id, cb := range t.of {
-			client, _ := t.a.c.Keys.Client(cb.Client)
-			changed := latest(cb.FilterChangedAt, client.SitesChangedAt)
-			if ev.Seq > cb.StartSeq && !changed.Add(clockSlack).Before(ev.Time) && t.matches(cb, ev) {
+			if ev.Seq > cb.StartSeq && !t.changed(cb).Before(ev.Time) && t.matches(cb, ev) {
 				wanted[id], quiet[relay.ShardOf(id)] = append(wanted[id], ev), 0
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/relay"
 	"github.com/audatex-relay/relay/internal/store"
 )
@@ -71,24 +72,23 @@ func (a *API) trailOf(c caller, events []store.Stored, only *relay.Callback) *tr
 func (t *trail) expected(ev store.Stored) map[string]time.Time {
 	until := map[string]time.Time{}
 	for id, cb := range t.of {
-		client, _ := t.a.c.Keys.Client(cb.Client)
-		changed := latest(cb.FilterChangedAt, client.SitesChangedAt)
+		changed := t.changed(cb)
 		switch {
 		case ev.Seq <= cb.StartSeq:
 		case len(t.of) == 1 || t.matches(cb, ev):
 			until[id] = time.Time{}
-		case !changed.Add(clockSlack).Before(ev.Time):
-			until[id] = changed.Add(clockSlack)
+		case !changed.Before(ev.Time):
+			until[id] = changed
 		}
 	}
 	return until
 }
 
-func latest(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return b
-	}
-	return a
+// changed returns when the filter of a callback or the sites of its client were last changed, by any clock: events of
+// before may have matched then.
+func (t *trail) changed(cb relay.Callback) time.Time {
+	client, _ := t.a.c.Keys.Client(cb.Client)
+	return backoff.Later(cb.FilterChangedAt, client.SitesChangedAt).Add(clockSlack)
 }
 
 // matches reports whether an event is for a callback as that is configured now.
