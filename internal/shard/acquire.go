@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -74,7 +75,7 @@ func (m *Member) free(next *deadline) (shards []int, puts []store.Put[store.Owne
 			continue
 		}
 		if !m.takeable(n, now) {
-			next.by(later(s.at.Add(m.vanished()), now.Add(m.conf.Renew/4)))
+			next.by(backoff.Later(s.at.Add(m.vanished()), now.Add(m.conf.Renew/4)))
 			continue
 		}
 		shards, before = append(shards, n), append(before, s)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/store"
 )
 
@@ -108,7 +109,7 @@ func (m *Member) handOver(next *deadline) {
 			continue
 		}
 		if now.Before(m.nextRound) || len(going) == roundOf {
-			next.by(later(m.nextRound, now.Add(roundPause)))
+			next.by(backoff.Later(m.nextRound, now.Add(roundPause)))
 			continue
 		}
 		going = append(going, n)
@@ -118,11 +119,4 @@ func (m *Member) handOver(next *deadline) {
 		m.nextRound = now.Add(roundPause)
 		m.conf.Log.Info("shards are handed over", "shards", going)
 	}
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
