@@ -154,9 +154,3 @@ func Reconciled(events []Event) (n int) {
 	}
 	return n
 }
-
-// IsLast reports whether an order's event shows what the vendor served last.
-func (e *Event) IsLast(rec sandbox.OrderRecord) (bool, error) {
-	last, err := tokens(rec.States[len(rec.States)-1].JSON)
-	return err == nil && last == e.tokens, err
-}

@@ -25,13 +25,6 @@ func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRec
 	if n := len(events) - Reconciled(events); n != len(notifications) {
 		return fmt.Errorf("%d events for %d notifications that a client was given", n, len(notifications))
 	}
-	states := make([]string, len(rec.States))
-	for i, s := range rec.States {
-		var err error
-		if states[i], err = tokens(s.JSON); err != nil {
-			return fmt.Errorf("state %d in the ledger: %w", i, err)
-		}
-	}
 	at := 0
 	for i := range events {
 		e := &events[i]
@@ -49,11 +42,15 @@ func CheckOrder(rec sandbox.OrderRecord, notifications []sandbox.NotificationRec
 				at++ // the notification was of this state already
 			}
 		}
-		found := slices.Index(states[at:], e.tokens)
-		if found < 0 {
-			return fmt.Errorf("event %d (%s): its order is none of the states %d to %d that the vendor served:\n%s", i, e.ID, at, len(states)-1, e.Order.JSON)
+		found, err := StateOf(rec, at, *e)
+		if err != nil {
+			return err
 		}
-		at += found
+		if found < 0 {
+			return fmt.Errorf("event %d (%s): its order is none of the states %d to %d that the vendor served:\n%s",
+				i, e.ID, at, len(rec.States)-1, e.Order.JSON)
+		}
+		at = found
 		var before *Event
 		if i > 0 {
 			before = &events[i-1]
