@@ -29,7 +29,6 @@ type Config struct {
 	VendorHosts []string      // addresses of the vendor whose hosts are reached
 	Rate        int           // of requests a minute to the vendor
 	Interval    time.Duration // between two polls of a connection
-	LeaseTTL    time.Duration // of leases and member records; 0: topology.LeaseTTL
 	// VendorTurn waits for a place in the vendor's request budget.
 	VendorTurn func(ctx context.Context) error
 
@@ -37,6 +36,8 @@ type Config struct {
 	// Health returns the health of callbacks whose owners respond: ok, failing, open, congested; or slowed, of one
 	// whose receiver asks for less.
 	Health func(ctx context.Context, callbacks []string) map[string]string
+
+	leaseTTL time.Duration // of leases and member records, in tests; 0: topology.LeaseTTL
 }
 
 // The time limits. Whatever hangs, a report comes within the first.
@@ -144,7 +145,7 @@ func (d *Doctor) replicas(ctx context.Context) []Check {
 	}
 	owned, members := map[int]bool{}, 0
 	for _, e := range there {
-		if topology.Lapsed(e.Written, now, cmp.Or(d.c.LeaseTTL, topology.LeaseTTL)) {
+		if topology.Lapsed(e.Written, now, cmp.Or(d.c.leaseTTL, topology.LeaseTTL)) {
 			continue
 		}
 		if e.Value.Member != nil {

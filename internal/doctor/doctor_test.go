@@ -84,7 +84,7 @@ func newWorld(t *testing.T) *world {
 	w.put(s.Owners.Set(t.Context(), store.MemberKey("a", "b"), store.Owner{Member: &store.Member{Replica: "a", Nonce: "b"}}))
 	w.config = Config{
 		Store: s, Conn: nc, Embedded: true, DataDir: dir, VendorHosts: []string{w.vendor.URL}, Rate: 100, Interval: time.Minute,
-		LeaseTTL:   time.Hour, // nobody renews them here
+		leaseTTL:   time.Hour, // nobody renews them here
 		VendorTurn: func(context.Context) error { return nil }, Encryption: func() store.KeyStatus { return w.keys },
 		Health: func(_ context.Context, ids []string) map[string]string {
 			all := map[string]string{}
@@ -199,14 +199,14 @@ func (w *world) owns(replica string, shards ...int) {
 func TestWhatNobodyRenewsShowsNoReplica(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.config.LeaseTTL = 3 * time.Second
+	w.config.leaseTTL = 3 * time.Second
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for lapsed := false; !lapsed; <-tick.C {
 		at := w.store.Owners.Current(t.Context(), []string{store.MemberKey("a", "b")})[0]
 		now, err := w.store.Owners.Now(t.Context())
 		w.put(errors.Join(err, at.Err))
-		lapsed = topology.Lapsed(at.Written, now, w.config.LeaseTTL)
+		lapsed = topology.Lapsed(at.Written, now, w.config.leaseTTL)
 	}
 	for n := range relay.Shards {
 		if n != 3 {

@@ -75,12 +75,12 @@ func (m *Member) free(next *deadline) (shards []int, puts []store.Put[store.Owne
 			continue
 		}
 		if !m.takeable(n, now) {
-			next.by(backoff.Later(s.at.Add(m.vanished()), now.Add(m.conf.Renew/4)))
+			next.by(backoff.Later(s.at.Add(m.vanished()), now.Add(m.conf.renew/4)))
 			continue
 		}
 		shards, before = append(shards, n), append(before, s)
 		puts = append(puts, store.Put[store.Owner]{
-			Key: store.LeaseKey(n), Revision: s.revision, TTL: m.conf.TTL,
+			Key: store.LeaseKey(n), Revision: s.revision, TTL: m.conf.ttl,
 			Value: store.Owner{Lease: &store.Lease{Replica: m.me.replica, Nonce: m.me.nonce, Epoch: m.shards[n].minEpoch + 1}},
 		})
 	}

@@ -25,7 +25,7 @@ func (m *Member) stayAnnounced(ctx context.Context) {
 				m.listen()
 			}
 		}
-		wait, err := m.conf.Renew, m.announce(ctx)
+		wait, err := m.conf.renew, m.announce(ctx)
 		if written = err == nil; !written {
 			wait = m.retry()
 			m.conf.Log.Debug("the member record is not written; trying again", "error", err)
@@ -56,7 +56,7 @@ func (m *Member) announce(ctx context.Context) error {
 	m.mu.Unlock()
 	for range 2 {
 		r := m.conf.Store.Owners.PutAll(ctx, []store.Put[store.Owner]{
-			{Key: m.key, Value: store.Owner{Member: &record}, Revision: revision, TTL: m.conf.TTL},
+			{Key: m.key, Value: store.Owner{Member: &record}, Revision: revision, TTL: m.conf.ttl},
 		})[0]
 		if r.Err == nil {
 			m.mu.Lock()
@@ -82,6 +82,6 @@ func (m *Member) withdraw(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.callTimeout())
 	defer cancel()
 	if err := m.conf.Store.Owners.Remove(ctx, []store.Removal{{Key: m.key}})[0].Err; err != nil {
-		m.conf.Log.Warn("the member record is not removed; it goes by itself", "after", m.conf.TTL.String(), "error", err)
+		m.conf.Log.Warn("the member record is not removed; it goes by itself", "after", m.conf.ttl.String(), "error", err)
 	}
 }

@@ -19,7 +19,7 @@ func TestAChangeOfTheStoresLeaderCostsNoLease(t *testing.T) {
 	w := watched(t, 3, func() *nats.Conn { return c.Connect(t) })
 	reg := prometheus.NewRegistry()
 	long := func(c *Config) { // as in production, renewed in proportion to the store's elections
-		c.TTL, c.Renew, c.Metrics = topology.LeaseTTL, renewEvery/natstest.Elections(), reg
+		c.ttl, c.renew, c.Metrics = topology.LeaseTTL, renewEvery/natstest.Elections(), reg
 	}
 	a := w.start("a", long)
 	w.shared(a)

@@ -83,7 +83,7 @@ func TestWhatWasReleasedBeforeAWatchBeganIsNoLoss(t *testing.T) {
 	listed[0] = store.Entry[store.Owner]{Key: marker.Key, Revision: marker.Revision, Deleted: true}
 
 	m, err := Join(t.Context(), Config{
-		Store: r.store, Replica: "a", TTL: testTTL, Renew: testRenew, Log: slog.New(slog.DiscardHandler),
+		Store: r.store, Replica: "a", ttl: testTTL, renew: testRenew, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

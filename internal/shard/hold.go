@@ -50,7 +50,7 @@ func (h *ownedShard) leaving() bool { return h.lost || h.finished }
 
 // took notes that the store has stored a renewal that was sent at the given time.
 func (m *Member) took(h *ownedShard, revision uint64, sent time.Time) {
-	h.revision, h.sent, h.unclear, h.due = revision, sent, time.Time{}, sent.Add(m.conf.Renew)
+	h.revision, h.sent, h.unclear, h.due = revision, sent, time.Time{}, sent.Add(m.conf.renew)
 	h.lease.Renewed(sent, m.validFor())
 	m.shards[h.lease.shard].seen = leaseState{lease: m.document(h.lease), revision: revision, at: time.Now()}
 }
@@ -81,7 +81,7 @@ func (m *Member) returned(h *ownedShard) {
 	h.lease.end()
 	h.finished = true
 	if !h.draining { // it had a reason, and logged it: other shards must not wait, and it must not be called again at once
-		m.shards[h.lease.shard].notBefore = time.Now().Add(m.conf.Renew)
+		m.shards[h.lease.shard].notBefore = time.Now().Add(m.conf.renew)
 	}
 	m.wake.Set()
 }
@@ -106,7 +106,7 @@ func (m *Member) lapse(next *deadline) {
 	now := time.Now()
 	m.forget(now)
 	for _, h := range m.held {
-		end := h.sent.Add(m.conf.TTL)
+		end := h.sent.Add(m.conf.ttl)
 		switch {
 		case h.leaving():
 		case now.Before(end):

@@ -19,9 +19,8 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// renewEvery is how often a lease is renewed when Config does not set it: three times within its
-// life. A fourth try is still in time when the store's own change of leader (up to 9 s) has
-// swallowed the two between.
+// renewEvery is how often a lease is renewed: three times within its life. A fourth try is still in
+// time when the store's own change of leader (up to 9 s) has swallowed the two between.
 const renewEvery = 4 * time.Second
 
 // Config is what Join needs.
@@ -33,10 +32,12 @@ type Config struct {
 	// directory). Every lease that is found is a dead process's and is taken at once, and no other
 	// member counts.
 	Exclusive bool
-	TTL       time.Duration         // of leases and member records, whole seconds; 0: topology.LeaseTTL
-	Renew     time.Duration         // how often they are renewed; 0: 4 s. At most a third of TTL
 	Metrics   prometheus.Registerer // nil: metrics are kept and shown to nobody
 	Log       *slog.Logger
+
+	// Set by tests alone.
+	ttl   time.Duration // of leases and member records, whole seconds; 0: topology.LeaseTTL
+	renew time.Duration // how often they are renewed; 0: renewEvery. At most a third of ttl
 }
 
 // Member is this replica among those that share the work.
@@ -81,12 +82,12 @@ type peer struct {
 }
 
 // Join makes this replica known to the others. It takes no shards before Run, and its record
-// expires if Run does not follow within TTL. Ctx is for the joining alone.
+// expires if Run does not follow within a lease's time. Ctx is for the joining alone.
 func Join(ctx context.Context, c Config) (*Member, error) {
-	c.TTL = cmp.Or(c.TTL, topology.LeaseTTL)
-	c.Renew = cmp.Or(c.Renew, renewEvery)
-	if c.TTL%time.Second != 0 || c.Renew <= 0 || c.TTL < 3*c.Renew {
-		return nil, fmt.Errorf("join the replicas: leases of %s renewed every %s cannot be kept", c.TTL, c.Renew)
+	c.ttl = cmp.Or(c.ttl, topology.LeaseTTL)
+	c.renew = cmp.Or(c.renew, renewEvery)
+	if c.ttl%time.Second != 0 || c.renew <= 0 || c.ttl < 3*c.renew {
+		return nil, fmt.Errorf("join the replicas: leases of %s renewed every %s cannot be kept", c.ttl, c.renew)
 	}
 	m := &Member{
 		conf: c, me: identity{keyPart(c.Replica), relay.NewID()},
@@ -111,7 +112,7 @@ func Join(ctx context.Context, c Config) (*Member, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range there {
-		if !topology.Lapsed(e.Written, now, c.TTL) {
+		if !topology.Lapsed(e.Written, now, c.ttl) {
 			m.memberChanged(e)
 		}
 	}
@@ -162,21 +163,21 @@ func (m *Member) SetThrottle(t relay.Throttle) {
 
 // callTimeout bounds one call to the store. It is short: a call without a response is read back and
 // tried again, and the lease lives on meanwhile.
-func (m *Member) callTimeout() time.Duration { return max(m.conf.Renew/4, 500*time.Millisecond) }
+func (m *Member) callTimeout() time.Duration { return max(m.conf.renew/4, 500*time.Millisecond) }
 
 // retry is how long to wait before calling the store again after a call that failed.
 func (m *Member) retry() time.Duration {
-	return time.Duration((0.75 + rand.Float64()/2) * float64(m.conf.Renew) / 8)
+	return time.Duration((0.75 + rand.Float64()/2) * float64(m.conf.renew) / 8)
 }
 
 // validFor is how long a lease counts from when its renewal was sent. It is less than the lease
 // lives in the store, by as much as the clocks of the store's nodes may differ: the node that lets
 // it expire need not be the one that recorded its time.
-func (m *Member) validFor() time.Duration { return m.conf.TTL - m.conf.TTL/15 }
+func (m *Member) validFor() time.Duration { return m.conf.ttl - m.conf.ttl/15 }
 
 // vanished is the time without a sign after which a lease or member counts as gone although the
 // store has not let it expire.
-func (m *Member) vanished() time.Duration { return topology.Vanished(m.conf.TTL) }
+func (m *Member) vanished() time.Duration { return topology.Vanished(m.conf.ttl) }
 
 func (m *Member) unreadable(key string, err error) {
 	m.conf.Log.Error("a document of the owners cannot be read; it is left alone", "key", key, "error", err)

@@ -60,7 +60,7 @@ func TestAReplicaThatSeesNoLeasesDoesNotCountThem(t *testing.T) {
 	const name = "audatex_relay_shards_without_owner"
 	reg := prometheus.NewRegistry()
 	m, err := Join(t.Context(), Config{
-		Store: r.store, Replica: "a", TTL: testTTL, Renew: testRenew, Metrics: reg, Log: slog.New(slog.DiscardHandler),
+		Store: r.store, Replica: "a", ttl: testTTL, renew: testRenew, Metrics: reg, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -182,7 +182,7 @@ func TestAReplicaThatComesAndGoesMovesNothing(t *testing.T) {
 func TestMembersKnowWhatTheyTellOneAnother(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	seldom := func(c *Config) { c.TTL, c.Renew = 10*time.Minute, 3*time.Minute } // an earlier report was not waited for
+	seldom := func(c *Config) { c.ttl, c.renew = 10*time.Minute, 3*time.Minute } // an earlier report was not waited for
 	a := w.start("pod a.1", seldom)                                              // not fit for a key as it stands
 	b := w.start("b", seldom, func(c *Config) { c.Version = 1 })
 	w.await("each to see the other", func() string {
@@ -247,7 +247,7 @@ func TestWorkThatReturnsIsCalledAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	r := w.open("a", store.Gate{})
-	m, err := Join(t.Context(), Config{Store: r.store, Replica: "a", TTL: testTTL, Renew: testRenew, Log: testLog("a")})
+	m, err := Join(t.Context(), Config{Store: r.store, Replica: "a", ttl: testTTL, renew: testRenew, Log: testLog("a")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,9 +278,9 @@ func TestWorkThatReturnsIsCalledAgain(t *testing.T) {
 
 func TestLeasesThatCannotBeKeptAreRefused(t *testing.T) {
 	t.Parallel()
-	for _, c := range []Config{{TTL: 1500 * time.Millisecond, Renew: 100 * time.Millisecond}, {TTL: 2 * time.Second, Renew: time.Second}} {
+	for _, c := range []Config{{ttl: 1500 * time.Millisecond, renew: 100 * time.Millisecond}, {ttl: 2 * time.Second, renew: time.Second}} {
 		if _, err := Join(t.Context(), c); err == nil {
-			t.Errorf("joined with leases of %s renewed every %s", c.TTL, c.Renew)
+			t.Errorf("joined with leases of %s renewed every %s", c.ttl, c.renew)
 		}
 	}
 }

@@ -95,7 +95,7 @@ func TestWhateverHappensNoShardIsTwoReplicas(t *testing.T) {
 				r.busy = func(*Lease) { <-time.After(busy) }
 			}
 			joined++
-			there = append(there, one{r.join(func(c *Config) { c.TTL = 3 * time.Second }), v})
+			there = append(there, one{r.join(func(c *Config) { c.ttl = 3 * time.Second }), v})
 			did = r.name + " joins"
 		}
 		wait := time.Duration(dice.IntN(int(3 * time.Second)))

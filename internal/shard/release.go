@@ -38,7 +38,7 @@ func (m *Member) release(ctx context.Context, next *deadline) {
 			if s := m.shards[n].seen; s.revision <= h.revision { // the watch has yet to show it
 				m.shards[n].seen = leaseState{lease: s.lease, revision: h.revision, at: time.Now(), gone: true}
 			}
-		case m.stopping && errors.Is(results[i], store.ErrUnavailable), time.Now().After(h.sent.Add(m.conf.TTL)):
+		case m.stopping && errors.Is(results[i], store.ErrUnavailable), time.Now().After(h.sent.Add(m.conf.ttl)):
 			delete(m.held, n) // it expires
 		default:
 			doubtful = append(doubtful, h)
@@ -104,7 +104,7 @@ func (m *Member) handOver(next *deadline) {
 		if h.draining || h.leaving() || m.wants(n) {
 			continue
 		}
-		if settled := m.shards[n].since.Add(m.conf.Renew); now.Before(settled) {
+		if settled := m.shards[n].since.Add(m.conf.renew); now.Before(settled) {
 			next.by(settled)
 			continue
 		}

@@ -19,7 +19,7 @@ func (m *Member) renew(ctx context.Context, next *deadline) {
 			continue
 		}
 		pressing = pressing || !now.Before(h.due)
-		if h.due.Sub(now) <= m.conf.Renew/4 {
+		if h.due.Sub(now) <= m.conf.renew/4 {
 			due = append(due, h)
 		} else {
 			next.by(h.due)
@@ -29,7 +29,7 @@ func (m *Member) renew(ctx context.Context, next *deadline) {
 	for i, h := range due {
 		l := m.document(h.lease)
 		puts[i] = store.Put[store.Owner]{
-			Key: store.LeaseKey(h.lease.shard), Value: store.Owner{Lease: &l}, Revision: h.revision, TTL: m.conf.TTL,
+			Key: store.LeaseKey(h.lease.shard), Value: store.Owner{Lease: &l}, Revision: h.revision, TTL: m.conf.ttl,
 		}
 		if !pressing {
 			next.by(h.due)

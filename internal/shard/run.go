@@ -54,7 +54,7 @@ func (m *Member) keep(ctx context.Context, withdrawn <-chan struct{}, start func
 		case <-m.wake:
 		case <-timer.C:
 		}
-		next := &deadline{time.Now().Add(m.conf.Renew)}
+		next := &deadline{time.Now().Add(m.conf.renew)}
 		m.lapse(next)
 		m.renew(ctx, next)
 		m.checkLaterEpochs(ctx, next)

@@ -286,7 +286,7 @@ func TestAShardIsTakenAnewAboveAnEpochThatTheStoreForgot(t *testing.T) {
 func TestAnExclusiveReplicaStartsAtOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	exclusive := func(c *Config) { c.Exclusive, c.TTL = true, 10*time.Minute } // nobody waits for such a lease to end
+	exclusive := func(c *Config) { c.Exclusive, c.ttl = true, 10*time.Minute } // nobody waits for such a lease to end
 	a := w.start("a", exclusive)
 	w.shared(a)
 	before := a.lease(7).Epoch()
@@ -343,7 +343,7 @@ func TestWhoDiedLongAgoIsNoMember(t *testing.T) {
 		}
 		return ""
 	})
-	r.join(func(c *Config) { c.TTL, c.Renew = ttl, renew })
+	r.join(func(c *Config) { c.ttl, c.renew = ttl, renew })
 	if peers, _ := r.Members(); len(peers) != 1 {
 		t.Errorf("members: %+v", peers)
 	}

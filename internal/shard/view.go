@@ -24,7 +24,7 @@ type leaseState struct {
 // store.Mirror: what is listed counts only as a whole, once it is confirmed, and also at lower
 // revisions than before, as a power cut may have cost the store its last writes.
 func (m *Member) follow(ctx context.Context) {
-	wait := &backoff.Backoff{Least: m.conf.Renew / 6, Most: m.conf.Renew / 6}
+	wait := &backoff.Backoff{Least: m.conf.renew / 6, Most: m.conf.renew / 6}
 	store.KeepWatching(ctx, m.conf.Log, "owner", wait, func() error {
 		watching, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -63,7 +63,7 @@ func (m *Member) confirmed(ctx context.Context, listed []store.Entry[store.Owner
 		m.conf.Log.DebugContext(ctx, "it is not known which members and leases are old", "error", err)
 	}
 	for i, now := range current {
-		lapsed := err == nil && topology.Lapsed(now.Written, at, m.conf.TTL)
+		lapsed := err == nil && topology.Lapsed(now.Written, at, m.conf.ttl)
 		switch {
 		case now.Err != nil: // it counts as it was listed
 			there = append(there, listed[i])

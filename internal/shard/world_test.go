@@ -156,7 +156,7 @@ func testLog(name string) *slog.Logger {
 // join makes a replica join and run until the test ends or it leaves.
 func (r *replica) join(change ...func(*Config)) *replica {
 	r.w.t.Helper()
-	c := Config{Store: r.store, Replica: r.name, Version: 2, TTL: testTTL, Renew: testRenew, Log: testLog(r.name)}
+	c := Config{Store: r.store, Replica: r.name, Version: 2, ttl: testTTL, renew: testRenew, Log: testLog(r.name)}
 	for _, f := range change {
 		f(&c)
 	}
@@ -179,7 +179,7 @@ func (r *replica) join(change ...func(*Config)) *replica {
 
 // steady is for replicas that must lose no lease, however busy the machine is: leases are renewed
 // very often for how long they live.
-func steady(c *Config) { c.TTL, c.Renew = time.Minute, 200*time.Millisecond }
+func steady(c *Config) { c.ttl, c.renew = time.Minute, 200*time.Millisecond }
 
 // awaitRenewals waits until each lease of a replica was renewed so many times more, and looks at
 // something all the while.

@@ -81,7 +81,7 @@ var mutants = []*mutant{
 			{
 				file: "internal/shard/hold.go",
 				from: "\th.lost = true\n\th.lease.end()\n\th.drain()\n",
-				to:   "\tif h.due = time.Now().Add(m.conf.Renew); !h.lost {\n\t\treturn\n\t}\n",
+				to:   "\tif h.due = time.Now().Add(m.conf.renew); !h.lost {\n\t\treturn\n\t}\n",
 			},
 		},
 		options: options{replicas: 2, sites: 8},
