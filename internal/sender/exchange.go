@@ -132,10 +132,3 @@ func (x *exchange) settle(r *Request, proxyAuthorization string, c *conn, a *Att
 	}
 	a.Excerpt = excerpt(x.excerpt, x.cut, x.answer.compressed, secrets)
 }
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}

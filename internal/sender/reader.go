@@ -6,6 +6,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/audatex-relay/relay/internal/backoff"
 )
 
 // How much of a response is read, as it comes over the connection: of the status and the header,
@@ -63,7 +65,7 @@ func (r *reader) fill() error {
 		return errTooLarge
 	}
 	if r.decided && r.conn != nil {
-		r.conn.wire.setDeadline(earlier(r.deadline, time.Now().Add(bodyTimeout)))
+		r.conn.wire.setDeadline(backoff.Earlier(r.deadline, time.Now().Add(bodyTimeout)))
 		r.conn = nil
 	}
 	if r.r == r.w {
