@@ -58,7 +58,7 @@ func New(publicURL string) (*Pages, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := view{Base: prefix(publicURL), doc: doc, Reference: doc.reference()}
+	v := view{Base: BasePath(publicURL), doc: doc, Reference: doc.reference()}
 	p := &Pages{byPath: map[string]Page{}}
 	if p.start, err = newPage("application/json", start(publicURL, v.Reference)); err != nil {
 		return nil, err
@@ -143,8 +143,8 @@ func addressed(document []byte, publicURL string) []byte {
 	return bytes.ReplaceAll(document, []byte(api.PublicURL), []byte(publicURL))
 }
 
-// prefix returns the path of the relay's address.
-func prefix(publicURL string) string {
+// BasePath returns the path of the relay's address, which links on pages begin with.
+func BasePath(publicURL string) string {
 	u, err := url.Parse(publicURL)
 	if err != nil {
 		return ""

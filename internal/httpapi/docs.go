@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -90,13 +89,4 @@ func named(lines []string, value string) bool {
 		}
 	}
 	return false
-}
-
-// basePath returns the path of the relay's public address, which links on pages begin with.
-func (c Config) basePath() string {
-	u, err := url.Parse(c.PublicURL)
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSuffix(u.EscapedPath(), "/")
 }

@@ -86,7 +86,8 @@ func (a *API) problemPage(ctx context.Context, _ caller, slug string) (reply, er
 		}
 		var page bytes.Buffer
 		err := problemPage.Execute(&page, map[string]any{
-			"Base": a.c.basePath(), "Slug": k.slug, "Status": k.status, "Text": http.StatusText(k.status), "Title": k.title, "Help": k.help,
+			"Base": apidocs.BasePath(a.c.PublicURL), "Slug": k.slug, "Status": k.status, "Text": http.StatusText(k.status),
+			"Title": k.title, "Help": k.help,
 		})
 		return reply{contentType: "text/html; charset=utf-8", body: page.Bytes()}, err
 	}
