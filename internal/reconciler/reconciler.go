@@ -52,15 +52,16 @@ const (
 	// listedLately is how long an entry of relay_open is kept regardless of its order's document:
 	// the event that makes the order open may not be published yet.
 	listedLately = 24 * time.Hour
+
+	concurrency = 4  // orders of one connection read at the same time
+	atOnce      = 16 // orders read at the same time in total
 )
 
 // Defaults of a Config.
 const (
-	DefaultConcurrency = 4
-	DefaultTotal       = 16
-	DefaultRetryLeast  = 250 * time.Millisecond
-	DefaultRetryMost   = 5 * time.Minute
-	DefaultPatience    = time.Hour
+	DefaultRetryLeast = 250 * time.Millisecond
+	DefaultRetryMost  = 5 * time.Minute
+	DefaultPatience   = time.Hour
 )
 
 // Config is what New needs. Night and Grace may be zero.
@@ -71,9 +72,7 @@ type Config struct {
 	Connections Connections
 	Night       Night // when the orders of all connections are read again; the zero value means never
 
-	Concurrency int           // orders of one connection read at the same time
-	Total       int           // orders read at the same time in total
-	Grace       time.Duration // how long readings under way may go on after Own's context has ended
+	Grace time.Duration // how long readings under way may go on after Own's context has ended
 	// RetryLeast and RetryMost bound the waits between attempts while the vendor cannot be reached.
 	RetryLeast, RetryMost time.Duration
 	// Patience is how long orders are read again while no response makes sense.
@@ -121,8 +120,6 @@ var (
 
 // New returns a Reconciler. Own starts it.
 func New(c Config) *Reconciler {
-	c.Concurrency = cmp.Or(max(c.Concurrency, 0), DefaultConcurrency)
-	c.Total = cmp.Or(max(c.Total, 0), DefaultTotal)
 	c.RetryLeast = cmp.Or(max(c.RetryLeast, 0), DefaultRetryLeast)
 	c.RetryMost = cmp.Or(max(c.RetryMost, 0), DefaultRetryMost)
 	c.Patience = cmp.Or(max(c.Patience, 0), DefaultPatience)
@@ -132,7 +129,7 @@ func New(c Config) *Reconciler {
 		c.Now = time.Now
 	}
 	r := &Reconciler{
-		cfg: c, store: c.Store, slots: make(chan struct{}, c.Total), whole: make(chan struct{}),
+		cfg: c, store: c.Store, slots: make(chan struct{}, atOnce), whole: make(chan struct{}),
 		gaps: map[int]map[string]relay.Poll{},
 	}
 	r.documents = gather.NewReader(r.readDocuments)

@@ -310,7 +310,7 @@ func TestTroubleAtTheVendorHoldsARun(t *testing.T) {
 			tried++
 		}
 	}
-	if most := failuresInRow + DefaultConcurrency; tried > most {
+	if most := failuresInRow + concurrency; tried > most {
 		t.Errorf("%d orders were asked for while the vendor fails, at most %d should be", tried, most)
 	}
 	w.vendor.failing(nil)

@@ -224,7 +224,7 @@ func (w *worker) round(
 		mu      sync.Mutex
 		row     int
 		reading sync.WaitGroup
-		mine    = make(chan struct{}, w.s.r.cfg.Concurrency)
+		mine    = make(chan struct{}, concurrency)
 	)
 	for i, o := range list {
 		results[i] = result{order: o, outcome: unavailable}

@@ -1,5 +1,8 @@
 package replay
 
+// GiveUpAfter is giveUpAfter.
+const GiveUpAfter = giveUpAfter
+
 // HoldLoads has every replay wait before it is loaded, until release is called.
 func (r *Replayer) HoldLoads() (release func()) {
 	for range loadsAtOnce {

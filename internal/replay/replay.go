@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,11 +33,13 @@ type Callbacks interface {
 // somebody, and its receiver was reached lately.
 var DefaultSchedule = []time.Duration{5 * time.Second, time.Minute, 10 * time.Minute}
 
-// Defaults of Config.
 const (
-	DefaultCircuitFailures = 5
-	DefaultGiveUpAfter     = 5 * 24 * time.Hour
-	DefaultGrace           = 20 * time.Second
+	// circuitFailures is after how many failures in a row, over more than one order, the receiver is only probed.
+	circuitFailures = 5
+	// giveUpAfter is the time of failing without a success after which the replay is cancelled.
+	giveUpAfter = 5 * 24 * time.Hour
+	// DefaultGrace is the default of Config.Grace.
+	DefaultGrace = 20 * time.Second
 )
 
 // Config is what New needs. Store, Deliverer, Callbacks and Log are required.
@@ -47,13 +50,10 @@ type Config struct {
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer // nil: metrics are kept and shown to nobody
 
-	Schedule        []time.Duration                   // the waits after the first, second, … failed attempt
-	ProbeSchedule   []time.Duration                   // the waits before probes of a receiver that fails for several orders
-	Jitter          func(time.Duration) time.Duration // of every wait; nil: up to a tenth more
-	CircuitFailures int                               // failures in a row, over more than one order, after which the receiver is only probed
-	GiveUpAfter     time.Duration                     // of failing without a success: the replay is cancelled
-	Grace           time.Duration                     // for attempts under way when a shard must be given up
-	SweepEvery      time.Duration                     // how often all replays of a shard are looked at again; 30 s if zero
+	Schedule   []time.Duration                   // the waits after the first, second, … failed attempt
+	Jitter     func(time.Duration) time.Duration // of every wait; nil: up to a tenth more
+	Grace      time.Duration                     // for attempts under way when a shard must be given up
+	SweepEvery time.Duration                     // how often all replays of a shard are looked at again; 30 s if zero
 }
 
 // Replayer works the replays of the shards that this replica owns. Make it with New; Run follows
@@ -85,17 +85,7 @@ func New(c Config) *Replayer {
 	if c.Jitter == nil {
 		c.Jitter = func(d time.Duration) time.Duration { return d + rand.N(d/10+1) }
 	}
-	for _, d := range []struct {
-		value *time.Duration
-		or    time.Duration
-	}{{&c.GiveUpAfter, DefaultGiveUpAfter}, {&c.Grace, DefaultGrace}, {&c.SweepEvery, 30 * time.Second}} {
-		if *d.value == 0 {
-			*d.value = d.or
-		}
-	}
-	if c.CircuitFailures == 0 {
-		c.CircuitFailures = DefaultCircuitFailures
-	}
+	c.Grace, c.SweepEvery = cmp.Or(c.Grace, DefaultGrace), cmp.Or(c.SweepEvery, 30*time.Second)
 	r := &Replayer{
 		c: c, cursors: cursorstore.New(c.Store, store.ReplayCursors, c.Log), shares: newShares(c.Deliverer.Slots),
 		loads: newLoads(), target: c.Deliverer.Targets.Of, make: c.Deliverer.Make,
@@ -125,7 +115,7 @@ func group(shard int) string { return strconv.Itoa(shard) }
 func (r *Replayer) policy(concurrency int) cursor.Policy {
 	return cursor.Policy{
 		Concurrency: concurrency, Window: 4*concurrency + 32, Schedule: r.c.Schedule, Jitter: r.c.Jitter,
-		CircuitFailures: r.c.CircuitFailures, ProbeSchedule: r.c.ProbeSchedule,
+		CircuitFailures: circuitFailures,
 	}
 }
 

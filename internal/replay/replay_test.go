@@ -435,8 +435,8 @@ func TestOnlyFailingCancelsAReplay(t *testing.T) {
 		paused  bool
 		failing time.Duration
 	}{
-		"paused":        {true, replay.DefaultGiveUpAfter - time.Second},
-		"without owner": {false, replay.DefaultGiveUpAfter + time.Hour},
+		"paused":        {true, replay.GiveUpAfter - time.Second},
+		"without owner": {false, replay.GiveUpAfter + time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -481,7 +481,7 @@ func TestOnlyFailingCancelsAReplay(t *testing.T) {
 			r = w.own()
 			if tc.paused {
 				w.until("it is at work, and has failed for too long by the clock", func() bool {
-					return r.Working() == 1 && time.Since(since) > replay.DefaultGiveUpAfter
+					return r.Working() == 1 && time.Since(since) > replay.GiveUpAfter
 				})
 				change(func(cb *relay.Callback) { cb.Paused = false })
 			}

@@ -171,7 +171,7 @@ func (w *runner) failed(a *attempt, record relay.AttemptRecord, now time.Time) {
 	case cursor.Stale:
 		w.keep(record)
 	}
-	if since := w.cur.Health().FailingSince; !since.IsZero() && now.Sub(since) >= w.r.c.GiveUpAfter {
+	if since := w.cur.Health().FailingSince; !since.IsZero() && now.Sub(since) >= giveUpAfter {
 		w.doc.End(relay.ReplayCancelled, "Every attempt has failed since "+since.UTC().Format(time.RFC3339)+".", now)
 	}
 }

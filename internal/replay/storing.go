@@ -215,7 +215,7 @@ func (w *runner) adopt(ctx context.Context) error {
 			cur.SetCarried(carried)
 		}
 	}
-	if since := cur.Health().FailingSince; !since.IsZero() && now.Sub(since) >= w.r.c.GiveUpAfter {
+	if since := cur.Health().FailingSince; !since.IsZero() && now.Sub(since) >= giveUpAfter {
 		cur.ForgetFailingSince() // nobody delivered for days: it gets its chance
 	}
 	cur.Adopt(w.lease.Epoch())

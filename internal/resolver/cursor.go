@@ -31,7 +31,7 @@ type storedCursor struct {
 // policy is that of every connection's cursor: nothing is given up, and while the vendor fails it is only probed.
 func (r *Resolver) policy() cursor.Policy {
 	return cursor.Policy{
-		Concurrency: r.cfg.Concurrency, Window: window, Schedule: r.cfg.Schedule, Forever: true, Jitter: jitter,
+		Concurrency: concurrency, Window: window, Schedule: r.cfg.Schedule, Forever: true, Jitter: jitter,
 		CircuitFailures: circuitFailures, ProbeSchedule: r.cfg.Schedule,
 	}
 }

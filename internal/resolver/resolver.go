@@ -51,14 +51,17 @@ type Publisher interface {
 	Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time, by ...string) error
 }
 
+const (
+	concurrency = 4                   // orders of one connection read at once
+	giveUpAfter = time.Hour           // how long an order may be refused before its notifications are set aside
+	holdFor     = 10 * 24 * time.Hour // how long a notification may wait at all
+)
+
 // Defaults of a Config.
 const (
-	DefaultConcurrency = 4
-	DefaultTotal       = 64
-	DefaultFlush       = 200 * time.Millisecond
-	DefaultGiveUp      = time.Hour
-	DefaultHold        = 10 * 24 * time.Hour
-	DefaultGrace       = 10 * time.Second
+	DefaultTotal = 64
+	DefaultFlush = 200 * time.Millisecond
+	DefaultGrace = 10 * time.Second
 )
 
 // DefaultSchedule holds the waits between tries while the vendor cannot be asked; the last is
@@ -72,13 +75,10 @@ type Config struct {
 	Orders    Orders
 	Publisher Publisher
 
-	Concurrency int             // orders of one connection read at once
-	Total       int             // orders read at once in all
-	Schedule    []time.Duration // waits between tries
-	Flush       time.Duration   // how often a busy cursor is stored
-	GiveUp      time.Duration   // how long an order may be refused before its notifications are set aside
-	Hold        time.Duration   // how long a notification may wait at all
-	Grace       time.Duration   // how long readings under way may take to end after Own's context has
+	Total    int             // orders read at once in all
+	Schedule []time.Duration // waits between tries
+	Flush    time.Duration   // how often a busy cursor is stored
+	Grace    time.Duration   // how long readings under way may take to end after Own's context has
 
 	Metrics *Metrics
 	Log     *slog.Logger
@@ -112,11 +112,8 @@ type Resolver struct {
 
 // New makes a Resolver. Nothing is read yet.
 func New(c Config) *Resolver {
-	c.Concurrency = cmp.Or(max(c.Concurrency, 0), DefaultConcurrency)
 	c.Total = cmp.Or(max(c.Total, 0), DefaultTotal)
 	c.Flush = cmp.Or(max(c.Flush, 0), DefaultFlush)
-	c.GiveUp = cmp.Or(max(c.GiveUp, 0), DefaultGiveUp)
-	c.Hold = cmp.Or(max(c.Hold, 0), DefaultHold)
 	c.Grace = cmp.Or(max(c.Grace, 0), DefaultGrace)
 	c.Log = cmp.Or(c.Log, slog.Default())
 	c.Metrics = cmp.Or(c.Metrics, NewMetrics(nil))

@@ -252,7 +252,7 @@ func (r *runner) work(ctx context.Context, now time.Time) error {
 		}
 		items, held := r.inbox.atHandOf(b), r.heldBack(b, now)
 		if r.underWay.results == nil {
-			r.underWay.results = make(chan *result, r.cfg.Concurrency)
+			r.underWay.results = make(chan *result, concurrency)
 		}
 		r.start(ctx, func() {
 			res := r.resolveBatch(ctx, b, items, held)

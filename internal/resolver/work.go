@@ -127,7 +127,7 @@ func (r *runner) missing(ctx context.Context, b cursor.Batch, items []*item) (re
 	const reason = "page-missing"
 	for ; i < len(items); i++ {
 		seq, _ := relay.UnpackEntry(b.Seqs[i])
-		if items[i] != nil || seq < first || b.Reason == reason && r.cfg.Now().Sub(b.ReasonSince) >= r.cfg.GiveUp {
+		if items[i] != nil || seq < first || b.Reason == reason && r.cfg.Now().Sub(b.ReasonSince) >= giveUpAfter {
 			continue
 		}
 		return result{
@@ -228,14 +228,14 @@ func (r *runner) judge(ctx context.Context, b cursor.Batch, waiting []*item, out
 		res.failure = cursor.Failure{Reason: audatex.OutcomeOf(cause).String(), RetryAfter: audatex.RetryAfterOf(cause)}
 	}
 	now := r.cfg.Now()
-	longRefused := refused && b.Reason == res.failure.Reason && now.Sub(b.ReasonSince) >= r.cfg.GiveUp
+	longRefused := refused && b.Reason == res.failure.Reason && now.Sub(b.ReasonSince) >= giveUpAfter
 	for _, it := range waiting {
 		waited := now.Sub(it.info.ReceivedAt)
 		var why reason
 		switch {
-		case longRefused && waited >= r.cfg.GiveUp:
+		case longRefused && waited >= giveUpAfter:
 			why = reason(res.failure.Reason)
-		case waited >= r.cfg.Hold:
+		case waited >= holdFor:
 			why = reasonHeldTooLong
 		default:
 			continue
