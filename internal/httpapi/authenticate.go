@@ -45,7 +45,7 @@ func (a *API) authenticate(w http.ResponseWriter, r *http.Request) error {
 	case !a.limits.allow(id):
 		return &problem{
 			kind: kindTooMany, retryAfter: time.Second,
-			detail: fmt.Sprintf("The key may make %v requests a second, and %d at once.", a.c.RatePerSecond, a.c.Burst),
+			detail: fmt.Sprintf("The key may make %v requests a second, and %d at once.", a.c.ratePerSecond, a.c.burst),
 		}
 	case x.op.access == accessAdmin:
 		return notFound()

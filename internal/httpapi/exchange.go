@@ -96,7 +96,7 @@ func (a *API) begin(next http.Handler) http.Handler {
 		x.response.Set("X-Request-Id", x.id)
 		x.response.Set("Cache-Control", "no-store")
 		x.response.Set("X-Content-Type-Options", "nosniff")
-		_ = http.NewResponseController(w).SetReadDeadline(started.Add(a.c.ReadTimeout)) // takeBody lifts it
+		_ = http.NewResponseController(w).SetReadDeadline(started.Add(a.c.readTimeout)) // takeBody lifts it
 		defer func() {
 			if v := recover(); v != nil {
 				if err, _ := v.(error); errors.Is(err, http.ErrAbortHandler) {

@@ -120,7 +120,7 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 			Health: func(context.Context, []string) map[string]string { return nil },
 		}),
 		Dispatcher: f.parts, Replays: f.parts, Poller: f.parts, Reconciler: f.parts, Resolver: f.parts, Vendor: f.parts, Encryption: counted,
-		RatePerSecond: 10_000, Burst: 10_000, TestsPerSecond: 10_000, TestBurst: 10_000, Failures: 1_000_000, Log: log,
+		ratePerSecond: 10_000, burst: 10_000, testsPerSecond: 10_000, testBurst: 10_000, failures: 1_000_000, Log: log,
 	}
 	for _, o := range options {
 		o(&c)

@@ -67,7 +67,7 @@ func (w *waiting) of(client string) int {
 func (a *API) mayTest(cb relay.Callback) error {
 	owner, _ := a.c.Keys.Client(cb.Client)
 	perMinute := owner.Allowed().TestsPerMinute
-	perSecond := a.c.TestsPerSecond
+	perSecond := a.c.testsPerSecond
 	if owner.Limits.TestsPerMinute > 0 {
 		perSecond = float64(perMinute) / 60
 	}

@@ -273,7 +273,7 @@ func TestARemovedClientLeavesNothingBehind(t *testing.T) {
 // document does not list is entered there.
 func TestACallbackWithoutItsClientIsRemoved(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, func(c *Config) { c.SweepEvery = 20 * time.Millisecond })
+	f := newFixture(t, func(c *Config) { c.sweepEvery = 20 * time.Millisecond })
 	key := f.client("client-a", relay.RoleWrite, "alpha")
 	owner, _, err := f.store.Clients.Get(t.Context(), "client-a")
 	if err != nil {

@@ -197,7 +197,7 @@ func TestRequestIDs(t *testing.T) {
 
 func TestRateIsLimitedPerKey(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, func(c *Config) { c.RatePerSecond, c.Burst = 0.001, 3 })
+	f := newFixture(t, func(c *Config) { c.ratePerSecond, c.burst = 0.001, 3 })
 	a, b := f.client("client-a", relay.RoleWrite, "alpha"), f.client("client-b", relay.RoleWrite, "beta")
 	for range 3 {
 		a.get("/v1/callbacks").want(200)
@@ -266,7 +266,7 @@ func TestReadiness(t *testing.T) {
 // nothing for a longer time.
 func TestBodyThatStallsIsCutOff(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, func(c *Config) { c.ReadTimeout = 200 * time.Millisecond })
+	f := newFixture(t, func(c *Config) { c.readTimeout = 200 * time.Millisecond })
 	for _, token := range []string{"wrong", adminToken} {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(f.base, "http://"))
 		if err != nil {

@@ -13,7 +13,7 @@ import (
 // it is 503.
 func TestTestsOfCallbacksAreLimited(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, func(c *Config) { c.TestsPerSecond, c.TestBurst = 0.001, 3 })
+	f := newFixture(t, func(c *Config) { c.testsPerSecond, c.testBurst = 0.001, 3 })
 	a, b := f.client("client-a", relay.RoleWrite, "alpha"), f.client("client-b", relay.RoleWrite, "alpha")
 	receiver := map[string]any{"url": "http://127.0.0.1:9/"}
 	for _, id := range []string{"a-1", "a-2"} {

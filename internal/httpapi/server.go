@@ -137,23 +137,20 @@ type Config struct {
 	Consents *consent.Service
 	// Ready returns why requests should not be sent to this replica yet, or nil.
 	Ready func() error
-	// RatePerSecond and Burst limit each key; 50 and 200 if zero.
-	RatePerSecond float64
-	Burst         int
-	// TestsPerSecond and TestBurst limit the tests of each client's callbacks; 1 and 5 if zero.
-	TestsPerSecond float64
-	TestBurst      int
-	// Failures is how many failed authentications an address has before it is slowed down;
-	// ingress.DefaultFailures if zero.
-	Failures int
-	// SweepEvery is how often callbacks without a client are looked for; 30 s if zero.
-	SweepEvery time.Duration
-	// ReadTimeout is how long a request's body may take to arrive; 30 s if zero.
-	ReadTimeout time.Duration
-	Log         *slog.Logger
-	Metrics     prometheus.Registerer // nil: metrics are kept and shown to nobody
+	Log   *slog.Logger
+	// Metrics may be nil: then metrics are kept and shown to nobody.
+	Metrics prometheus.Registerer
 	// Owns reports whether this replica works on a connection: it shows what is set aside of it. Nil: it works on all.
 	Owns func(connection string) bool
+
+	// Set by tests alone.
+	ratePerSecond  float64       // of each key; 50 if zero
+	burst          int           // 200 if zero
+	testsPerSecond float64       // of the callbacks of each client; 1 if zero
+	testBurst      int           // 5 if zero
+	failures       int           // of an address before it is slowed down; ingress.DefaultFailures if zero
+	sweepEvery     time.Duration // how often callbacks without a client are looked for; 30 s if zero
+	readTimeout    time.Duration // how long a request's body may take to arrive; 30 s if zero
 }
 
 // API serves the HTTP API. Lists wait for Run, and long polls are woken by it.
@@ -192,9 +189,9 @@ type API struct {
 
 // New returns the API.
 func New(c Config) (*API, error) {
-	c.RatePerSecond, c.Burst = cmp.Or(c.RatePerSecond, 50), cmp.Or(c.Burst, 200)
-	c.TestsPerSecond, c.TestBurst = cmp.Or(c.TestsPerSecond, 1), cmp.Or(c.TestBurst, 5)
-	c.SweepEvery, c.ReadTimeout = cmp.Or(c.SweepEvery, 30*time.Second), cmp.Or(c.ReadTimeout, 30*time.Second)
+	c.ratePerSecond, c.burst = cmp.Or(c.ratePerSecond, 50), cmp.Or(c.burst, 200)
+	c.testsPerSecond, c.testBurst = cmp.Or(c.testsPerSecond, 1), cmp.Or(c.testBurst, 5)
+	c.sweepEvery, c.readTimeout = cmp.Or(c.sweepEvery, 30*time.Second), cmp.Or(c.readTimeout, 30*time.Second)
 	c.SchemaURL = cmp.Or(c.SchemaURL, c.PublicURL)
 	if c.Waiting.Total == 0 {
 		c.Waiting = ingress.Bounds{Total: 1000, PerAddress: 250}
@@ -208,8 +205,8 @@ func New(c Config) (*API, error) {
 	}
 	c.PublicURL = strings.TrimSuffix(c.PublicURL, "/")
 	a := &API{
-		c: c, contract: contract, limits: newLimits(c.RatePerSecond, c.Burst), waiting: newWaiting(c.Waiting),
-		tests: newLimits(c.TestsPerSecond, c.TestBurst), failures: newFailures(c.Ingress, c.Failures), unknown: ingress.NewGuesses(0),
+		c: c, contract: contract, limits: newLimits(c.ratePerSecond, c.burst), waiting: newWaiting(c.Waiting),
+		tests: newLimits(c.testsPerSecond, c.testBurst), failures: newFailures(c.Ingress, c.failures), unknown: ingress.NewGuesses(0),
 		bodies: newTurns(bodiesOfKey), reads: newTurns(readsOfKey), clients: newTurns(1),
 		large: make(chan struct{}, largeBodies), checks: make(chan struct{}, checkedOnce),
 		counts: make(chan struct{}, countsAtOnce), counting: newTurns(countsOfClient),

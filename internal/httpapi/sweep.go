@@ -29,7 +29,7 @@ func (a *API) sweep(ctx context.Context) {
 			a.c.Log.Log(ctx, store.Level(err, slog.LevelWarn),
 				"callbacks without a client could not be looked for; it is tried again", "error", err)
 		}
-		backoff.Sleep(ctx, a.c.SweepEvery/2+rand.N(a.c.SweepEvery)) // replicas should not sweep at the same moment
+		backoff.Sleep(ctx, a.c.sweepEvery/2+rand.N(a.c.sweepEvery)) // replicas should not sweep at the same moment
 	}
 }
 
