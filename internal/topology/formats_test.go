@@ -64,11 +64,12 @@ func of(version int) topology.Topology {
 func formats(t *testing.T, js jetstream.JetStream, version int) *topology.Versions {
 	t.Helper()
 	v, err := topology.OpenFormats(t.Context(), topology.FormatsConfig{
-		JS: js, Topology: of(version), Log: slog.New(slog.DiscardHandler), Every: 20 * time.Millisecond,
+		JS: js, Topology: of(version), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	v.SetEvery(20 * time.Millisecond)
 	return v
 }
 
@@ -181,11 +182,12 @@ func TestAnOutageIsToldWhenItBeginsAndWhenItEnds(t *testing.T) {
 	var log journal
 	away := &cut{JetStream: js}
 	v, err := topology.OpenFormats(t.Context(), topology.FormatsConfig{
-		JS: away, Topology: of(2), Log: slog.New(slog.NewTextHandler(&log, nil)), Every: time.Millisecond,
+		JS: away, Topology: of(2), Log: slog.New(slog.NewTextHandler(&log, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	v.SetEvery(time.Millisecond)
 	running(t, v)
 	for outage := 1; outage <= 2; outage++ {
 		away.asked.Store(0)
@@ -374,10 +376,11 @@ func TestARelayEndsWhenABackupWasRestoredBehindItsBack(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)
 	apply(t, js, table)
-	v, err := topology.OpenFormats(t.Context(), topology.FormatsConfig{JS: js, Topology: table, Log: slog.New(slog.DiscardHandler), Every: 10 * time.Millisecond})
+	v, err := topology.OpenFormats(t.Context(), topology.FormatsConfig{JS: js, Topology: table, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
+	v.SetEvery(10 * time.Millisecond)
 	if err := v.Join(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -605,10 +608,11 @@ func TestFormatsOnACluster(t *testing.T) {
 		t.Errorf("%d of 20 writes over the same revision were stored", stored.Load())
 	}
 	member(t, js, "a", 3)
-	v, err := topology.OpenFormats(t.Context(), topology.FormatsConfig{JS: js, Topology: three(3), Log: slog.New(slog.DiscardHandler), Every: 50 * time.Millisecond})
+	v, err := topology.OpenFormats(t.Context(), topology.FormatsConfig{JS: js, Topology: three(3), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
+	v.SetEvery(50 * time.Millisecond)
 	cluster.Stop(0)
 	running(t, v)
 	eventually(t, "raised though a node is away", func() bool { return v.Current() == 3 })

@@ -41,13 +41,12 @@ type FormatsConfig struct {
 	JS       jetstream.JetStream
 	Topology Topology
 	Log      *slog.Logger
-	// Every is how often the mark is checked, 0 for the usual 5 s.
-	Every time.Duration
 }
 
 // Versions is what this relay knows of the formats that are in use.
 type Versions struct {
 	c       FormatsConfig
+	every   time.Duration // how often the mark is checked
 	version int
 	current atomic.Int64
 	// restored is Mark.Restored as it was when this relay began: how its numbers go on follows from
@@ -57,10 +56,7 @@ type Versions struct {
 
 // OpenFormats reads the mark. It refuses like Apply, which comes before.
 func OpenFormats(ctx context.Context, c FormatsConfig) (*Versions, error) {
-	if c.Every == 0 {
-		c.Every = raiseEvery
-	}
-	v := &Versions{c: c, version: c.Topology.Version()}
+	v := &Versions{c: c, every: raiseEvery, version: c.Topology.Version()}
 	m, err := c.Topology.ReadMark(ctx, c.JS)
 	if err == nil {
 		v.restored = m.Restored
@@ -100,7 +96,7 @@ func (v *Versions) Join(ctx context.Context) error {
 // must not run any longer: another has raised the mark above its version, or a backup is being
 // restored. It ends with nil when ctx ends.
 func (v *Versions) Run(ctx context.Context, changed <-chan struct{}) error {
-	tick := time.NewTicker(v.c.Every)
+	tick := time.NewTicker(v.every)
 	defer tick.Stop()
 	failing := false // logged once: an outage of the store may last for hours
 	for {
