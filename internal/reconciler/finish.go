@@ -24,7 +24,7 @@ func (w *worker) finish(ctx context.Context, c relay.Connection, startedAt time.
 			return err
 		}
 	}
-	err := w.update(ctx, startedAt, func(d *relay.Reconciliation) { d.Finish(w.s.r.cfg.Now().UTC()) })
+	err := w.update(ctx, startedAt, func(d *relay.Reconciliation) { d.Finish(w.s.r.cfg.now().UTC()) })
 	if err == nil {
 		w.s.r.cfg.Metrics.run(run.Causes)
 		w.log.Info("open orders were read again", "causes", run.Causes, "since", run.Since, "orders", run.Read,

@@ -244,7 +244,7 @@ func (w *world) start(connection string, change func(*Config)) *process {
 	c := Config{
 		Store: s, Orders: w.vendor, Publisher: publisher.New(publisher.Config{Store: s, Log: slog.New(slog.DiscardHandler)}),
 		Connections: w.connections,
-		RetryLeast:  time.Millisecond, RetryMost: 4 * time.Millisecond, Log: slog.New(slog.DiscardHandler), Grace: time.Minute,
+		retryLeast:  time.Millisecond, retryMost: 4 * time.Millisecond, Log: slog.New(slog.DiscardHandler), Grace: time.Minute,
 	}
 	if change != nil {
 		change(&c)

@@ -51,7 +51,7 @@ func (n Night) Turn(connection string, began time.Time) time.Time {
 
 // night begins the runs that are due, and returns how long to wait until the next check.
 func (s *ownedShard) night(ctx context.Context) time.Duration {
-	n, now := s.r.cfg.Night, s.r.cfg.Now()
+	n, now := s.r.cfg.Night, s.r.cfg.now()
 	if n.Length <= 0 {
 		return lookAtDay
 	}

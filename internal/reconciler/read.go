@@ -50,7 +50,7 @@ func (r *Reconciler) readOrder(
 ) result {
 	res := func(of outcome, err error) result { return result{o, of, err} }
 	var last error
-	pause := backoff.Backoff{Least: r.cfg.RetryLeast, Most: r.cfg.RetryMost}
+	pause := backoff.Backoff{Least: r.cfg.retryLeast, Most: r.cfg.retryMost}
 	for range readings {
 		pos, err := r.cfg.Publisher.Begin(ending, o.site, o.order, nil)
 		if err != nil {
@@ -79,7 +79,7 @@ func (r *Reconciler) readOrder(
 			return res(unreadableOrder, err)
 		}
 		differs, published, err := r.cfg.Publisher.Reconcile(ending, pos,
-			relay.Snapshot{Order: answer, ReadAt: r.cfg.Now().UTC()})
+			relay.Snapshot{Order: answer, ReadAt: r.cfg.now().UTC()})
 		switch published {
 		case relay.Published:
 			// An order that was found changed in this very run before a crash is read once more.

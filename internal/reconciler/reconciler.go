@@ -57,13 +57,6 @@ const (
 	atOnce      = 16 // orders read at the same time in total
 )
 
-// Defaults of a Config.
-const (
-	DefaultRetryLeast = 250 * time.Millisecond
-	DefaultRetryMost  = 5 * time.Minute
-	DefaultPatience   = time.Hour
-)
-
 // Config is what New needs. Night and Grace may be zero.
 type Config struct {
 	Store       *store.Store
@@ -73,14 +66,15 @@ type Config struct {
 	Night       Night // when the orders of all connections are read again; the zero value means never
 
 	Grace time.Duration // how long readings under way may go on after Own's context has ended
-	// RetryLeast and RetryMost bound the waits between attempts while the vendor cannot be reached.
-	RetryLeast, RetryMost time.Duration
-	// Patience is how long orders are read again while no response makes sense.
-	Patience time.Duration
 
 	Metrics *Metrics
 	Log     *slog.Logger
-	Now     func() time.Time
+
+	// Set by tests alone.
+	now        func() time.Time
+	retryLeast time.Duration // the shortest wait between attempts while the vendor cannot be reached; 250 ms if zero
+	retryMost  time.Duration // the longest; 5 minutes if zero
+	patience   time.Duration // how long orders are read again while no response makes sense; an hour if zero
 }
 
 // Reconciler reconciles the connections of the shards that this replica owns.
@@ -120,13 +114,12 @@ var (
 
 // New returns a Reconciler. Own starts it.
 func New(c Config) *Reconciler {
-	c.RetryLeast = cmp.Or(max(c.RetryLeast, 0), DefaultRetryLeast)
-	c.RetryMost = cmp.Or(max(c.RetryMost, 0), DefaultRetryMost)
-	c.Patience = cmp.Or(max(c.Patience, 0), DefaultPatience)
+	c.retryLeast, c.retryMost = cmp.Or(c.retryLeast, 250*time.Millisecond), cmp.Or(c.retryMost, 5*time.Minute)
+	c.patience = cmp.Or(c.patience, time.Hour)
 	c.Log = cmp.Or(c.Log, slog.Default())
 	c.Metrics = cmp.Or(c.Metrics, NewMetrics(nil))
-	if c.Now == nil {
-		c.Now = time.Now
+	if c.now == nil {
+		c.now = time.Now
 	}
 	r := &Reconciler{
 		cfg: c, store: c.Store, slots: make(chan struct{}, atOnce), whole: make(chan struct{}),
@@ -164,7 +157,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, connection string, delivered
 	if s == nil || !known || !s.loaded() || !s.lease.Valid() {
 		return relay.Reconciliation{}, ErrNotOwned
 	}
-	now := r.cfg.Now().UTC()
+	now := r.cfg.now().UTC()
 	l := s.line(connection)
 	doc, err := l.want(ctx, c.Generation,
 		relay.ReconcileWant{Causes: []relay.ReconcileCause{relay.CauseAsked}, Since: now, Delivered: delivered}, 0, now)

@@ -191,7 +191,7 @@ func TestAPageInThePlaceOfEveryAnswerHoldsARun(t *testing.T) {
 				}
 				return nil
 			})
-			p := w.start("leeds", func(config *Config) { config.Patience = c.patience })
+			p := w.start("leeds", func(config *Config) { config.patience = c.patience })
 			w.ask(p, "leeds", false)
 			w.idle("leeds")
 			if d := w.reconciled("leeds"); len(d) != 1 || d[0].Changed != c.changed || d[0].Unreadable != c.unreadable {
@@ -435,7 +435,7 @@ func TestClosedAndForgottenOrdersLeaveTheList(t *testing.T) {
 		return numbers
 	}
 	later := func(d time.Duration) *process {
-		return w.start("leeds", func(c *Config) { c.Now = func() time.Time { return time.Now().Add(d) } })
+		return w.start("leeds", func(c *Config) { c.now = func() time.Time { return time.Now().Add(d) } })
 	}
 	reconcile := func(p *process) {
 		w.ask(p, "leeds", true)
@@ -602,7 +602,7 @@ func TestAtNight(t *testing.T) {
 		p := map[string]*process{}
 		for _, id := range ids {
 			p[id] = w.start(id, func(c *Config) {
-				c.Night, c.Now = night, func() time.Time { return time.Now().Add(at) }
+				c.Night, c.now = night, func() time.Time { return time.Now().Add(at) }
 			})
 			w.eventually("its turn comes", func() bool { return len(w.reconciled(id)) == 1+n/2 })
 			w.idle(id)

@@ -138,7 +138,7 @@ func (s *ownedShard) noteGaps(ctx context.Context) bool {
 		if !known || c.Generation != poll.Generation || poll.GapSince == nil {
 			continue // it is reported again when the connection is taken over
 		}
-		l, now := s.line(id), s.r.cfg.Now().UTC()
+		l, now := s.line(id), s.r.cfg.now().UTC()
 		w := relay.ReconcileWant{Causes: []relay.ReconcileCause{poll.GapCause}, Since: *poll.GapSince, Delivered: true}
 		switch _, err := l.want(ctx, c.Generation, w, poll.Gaps, now); {
 		case err == nil:

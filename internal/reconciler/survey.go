@@ -46,7 +46,7 @@ func (r *Reconciler) survey(ctx context.Context, connection string, run relay.Re
 		if !ok {
 			continue
 		}
-		entries[e.Key] = openOrder{e.Key, site, order, r.cfg.Now().Sub(e.Value.ListedAt).Abs() < listedLately, e.Revision}
+		entries[e.Key] = openOrder{e.Key, site, order, r.cfg.now().Sub(e.Value.ListedAt).Abs() < listedLately, e.Revision}
 	}
 	left := run.Left(keys)
 	due := make([]bool, len(left))
@@ -94,5 +94,5 @@ func (r *Reconciler) survey(ctx context.Context, connection string, run relay.Re
 // due reports whether an order must be read again.
 func (r *Reconciler) due(s relay.OrderState, delivered bool) bool {
 	return len(s.Order) > 0 && !relay.IsClosed(s.Status) && (delivered || !relay.IsDelivered(s.Status)) &&
-		r.cfg.Now().Sub(s.UpdatedAt) < openFor
+		r.cfg.now().Sub(s.UpdatedAt) < openFor
 }

@@ -44,7 +44,7 @@ func (r *Reconciler) makeWhole(ctx context.Context) error {
 	if !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	now := r.cfg.Now().UTC()
+	now := r.cfg.now().UTC()
 	put := func(key string) store.Put[relay.OpenOrder] {
 		return store.Put[relay.OpenOrder]{Key: key, Value: relay.OpenOrder{ListedAt: now}, Revision: store.AnyRevision}
 	}

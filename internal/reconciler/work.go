@@ -37,7 +37,7 @@ type worker struct {
 
 // work does runs until none is under way or starting ends.
 func (w *worker) work(starting, ending context.Context) {
-	w.retry = backoff.Backoff{Least: w.s.r.cfg.RetryLeast, Most: w.s.r.cfg.RetryMost}
+	w.retry = backoff.Backoff{Least: w.s.r.cfg.retryLeast, Most: w.s.r.cfg.retryMost}
 	for again := (backoff.Backoff{Least: storeLeast, Most: storeMost}); ; {
 		var err error
 		if w.s.lease.Await(starting) {
@@ -152,7 +152,7 @@ func (w *worker) portion(
 		for _, r := range round {
 			if r.outcome == senseless {
 				r.outcome = unavailable
-				if given || time.Since(began) > w.s.r.cfg.Patience {
+				if given || time.Since(began) > w.s.r.cfg.patience {
 					r.outcome = unreadableOrder
 					w.log.Info("an order that is read again cannot be read", "site", r.order.site, "order", r.order.order,
 						"error", r.err,
