@@ -57,7 +57,7 @@ func (c *chain) run(ctx context.Context, js jetstream.JetStream, n int) {
 	filler := make([]byte, 2000)
 	for round := 1; ctx.Err() == nil; round++ {
 		epoch := put("$KV.relay_owners.shard."+id, fmt.Appendf(nil, `{"round":%d}`, round))
-		inbox := put("relay.inbox."+id, fmt.Appendf(filler, "%d", round))
+		inbox := put(table.InboxSubject(id), fmt.Appendf(filler, "%d", round))
 		events := put("relay.publish.audatex.leeds.parts.order.updated."+id, fmt.Appendf(filler, "%d", round))
 		raw, _ := json.Marshal(claim{round, events, inbox, epoch})
 		put("$KV.relay_unresolved."+id, raw)

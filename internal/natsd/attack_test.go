@@ -43,7 +43,7 @@ func wishes(me, other string) map[string]string {
 	m := map[string]string{
 		// Forging events and reaching what is stored by publishing.
 		"audatex.leeds.parts.order.updated." + order: `{"mark":"attack"}`, "audatex.york.parts.order.created.x": mark,
-		"relay.publish.leeds.parts.order.updated." + order: mark, "relay.inbox.x": mark, "relay.attempts.x": mark,
+		"relay.publish.leeds.parts.order.updated." + order: mark, "relay.inbox.11.x": mark, "relay.attempts.x": mark,
 		"$KV.relay_tokens.x": mark, "$KV.relay_callbacks.x": mark, "relay.copy.x": mark, "relay.shard.1.poll": mark,
 		"relay.readers." + other + ".delete": "", "relay.readers." + other + ".put": "", "relay.readers." + me + ".put": "",
 		// The streams: the copy, the log, what lies beside it.
@@ -55,7 +55,7 @@ func wishes(me, other string) map[string]string {
 		"$JS.API.STREAM.PURGE.KV_relay_tokens": "{}",
 		"$JS.API.STREAM.DELETE.relay_events":   "", "$JS.API.STREAM.LIST": "{}", "$JS.API.STREAM.NAMES": "{}",
 		"$JS.API.INFO": "", "$JS.API.ACCOUNT.PURGE.RELAY": "",
-		"$JS.API.STREAM.SNAPSHOT.EVENTS": `{"deliver_subject":"relay.inbox.x"}`, "$JS.API.STREAM.RESTORE.EVENTS": "{}",
+		"$JS.API.STREAM.SNAPSHOT.EVENTS": `{"deliver_subject":"relay.inbox.11.x"}`, "$JS.API.STREAM.RESTORE.EVENTS": "{}",
 		"$JS.API.STREAM.LEADER.STEPDOWN.EVENTS": "",
 		// Reading without a consumer.
 		"$JS.API.DIRECT.GET.relay_events": `{"seq":1}`, "$JS.API.DIRECT.GET.EVENTS": `{"seq":1}`,
@@ -78,7 +78,7 @@ func wishes(me, other string) map[string]string {
 		// The ways by which the relay and the copy ask one another.
 		"$JS.EVENTS.API.STREAM.INFO.EVENTS": "", "$JS.EVENTS.API.CONSUMER.DELETE.EVENTS." + other: "",
 		"$JS.FC.relay_events.x.y": "", "$JS.FC._.x.relay_events.x.y": "",
-		"$JS.RELAY.API.CONSUMER.CREATE.relay_events": fmt.Sprintf(push, "relay_events", "p", "relay.inbox.x"),
+		"$JS.RELAY.API.CONSUMER.CREATE.relay_events": fmt.Sprintf(push, "relay_events", "p", "relay.inbox.11.x"),
 		// The server.
 		"$SYS.REQ.SERVER.PING": "", "$SYS.REQ.ACCOUNT.RELAY.CONNZ": "", "$SYS.REQ.SERVER.PING.CONNZ": "",
 		"$JS.API.META.LEADER.STEPDOWN": "",
@@ -86,7 +86,7 @@ func wishes(me, other string) map[string]string {
 	}
 	// Push consumers that deliver into the relay's state, and onto the live subjects.
 	for _, stream := range []string{"EVENTS", "relay_events", "KV_relay_tokens"} {
-		for i, deliver := range []string{"$KV.relay_tokens.x", "relay.inbox.x", "audatex.leeds.parts.order.updated.x"} {
+		for i, deliver := range []string{"$KV.relay_tokens.x", "relay.inbox.11.x", "audatex.leeds.parts.order.updated.x"} {
 			for _, name := range []string{fmt.Sprintf("push%d", i), me} {
 				body := fmt.Sprintf(push, stream, name, deliver)
 				m["$JS.API.CONSUMER.CREATE."+stream] = body
@@ -311,7 +311,7 @@ func (g *target) bend() {
 		return err == nil
 	})
 	for _, reply := range []string{
-		"audatex.leeds.parts.order.updated.x", "audatex.york.x", "relay.inbox.x", "$KV.relay_tokens.x",
+		"audatex.leeds.parts.order.updated.x", "audatex.york.x", "relay.inbox.11.x", "$KV.relay_tokens.x",
 		"relay.publish.leeds.x", "$JS.API.STREAM.DELETE.EVENTS",
 		"$JS.API.STREAM.PURGE.EVENTS", "$JS.API.CONSUMER.DELETE.EVENTS." + g.other, "relay.readers." + g.other + ".delete",
 		"_INBOX.x", "$SYS.REQ.SERVER.PING",
@@ -332,7 +332,7 @@ func (g *target) bend() {
 	}
 	// What the relay does on request cannot be turned into more.
 	for _, body := range []string{
-		`{"deliverSubject":"relay.inbox.x"}`, `{"deliver_subject":"$KV.relay_tokens.x"}`, `{"name":"` + g.other + `"}`,
+		`{"deliverSubject":"relay.inbox.11.x"}`, `{"deliver_subject":"$KV.relay_tokens.x"}`, `{"name":"` + g.other + `"}`,
 		`{"filterSubjects":["$KV.>"]}`,
 		`{"filterSubjects":["audatex.a..b"]}`, `{"filterSubjects":["audatex.>","audatex.leeds.>"]}`, `{"ackWaitSeconds":-1}`,
 		`{"maxAckPending":100000}`, `{`, `[]`,

@@ -213,7 +213,7 @@ func (c *cluster) keepsOff() {
 		}
 	}
 	for _, subject := range []string{
-		"other.inbox.a", "other.publish.leeds.x", "$KV.other_tokens.a", "audatex.leeds.parts.order.updated.x",
+		"other.inbox.32.a", "other.publish.leeds.x", "$KV.other_tokens.a", "audatex.leeds.parts.order.updated.x",
 		"$JS.API.STREAM.CREATE.other_inbox",
 		"$JS.API.STREAM.INFO.other_inbox", "$JS.API.STREAM.DELETE.KV_other_tokens", "$JS.API.STREAM.PURGE.other_events",
 		"$JS.API.STREAM.MSG.GET.other_events",

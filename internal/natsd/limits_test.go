@@ -244,7 +244,7 @@ func TestFailedLoginsAreSeenWithoutWhatWasGiven(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(nc.Publish("relay.inbox.x", nil), nc.Flush()); err != nil {
+	if err := errors.Join(nc.Publish("relay.inbox.11.x", nil), nc.Flush()); err != nil {
 		t.Fatal(err)
 	}
 	for _, line := range []string{

@@ -177,7 +177,7 @@ func TestASubscriberCannotFloodTheLog(t *testing.T) {
 	defer nc.Close()
 	const tries = 5000
 	for range tries {
-		if err := nc.Publish("relay.inbox.x", nil); err != nil {
+		if err := nc.Publish("relay.inbox.11.x", nil); err != nil {
 			t.Fatal(err)
 		}
 	}

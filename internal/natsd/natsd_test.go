@@ -193,7 +193,7 @@ func TestASubscriberCanReachNothingOfTheRelays(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, subject := range []string{
-			"audatex.leeds.parts.order.updated." + order, "relay.publish.leeds.parts.order.updated." + order, "relay.inbox.a",
+			"audatex.leeds.parts.order.updated." + order, "relay.publish.leeds.parts.order.updated." + order, "relay.inbox.32.a",
 			"relay.attempts.a",
 			"$KV.relay_tokens.a", "$KV.relay_callbacks.a", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.relay_events",
 			"$JS.API.STREAM.DELETE.relay_events",

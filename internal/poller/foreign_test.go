@@ -66,7 +66,7 @@ func TestAConnectionThatCannotStoreSaysSo(t *testing.T) {
 	r := newRig(t, sandbox.Config{})
 	r.connect("a")
 	r.gate.Store(&store.Gate{Before: func(w store.Write) error {
-		if w.Subject == "relay.inbox.a" {
+		if w.Subject == "relay.inbox.32.a" {
 			return fmt.Errorf("%w: full", store.ErrUnavailable)
 		}
 		return nil

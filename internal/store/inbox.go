@@ -208,9 +208,10 @@ func (i *Inbox) Tail(ctx context.Context, from uint64) (*Tail, error) {
 	return i.s.tail(ctx, i.s.topo.Inbox(), from, true)
 }
 
-// ConnectionOf returns whose page a message of Tail is.
+// ConnectionOf returns whose page a message of Tail is; "" if its subject is no connection's.
 func (i *Inbox) ConnectionOf(m Message) string {
-	return m.Subject[len(i.s.topo.InboxSubject("")):]
+	connection, _ := i.s.topo.ParseInboxSubject(m.Subject)
+	return connection
 }
 
 // page reads an envelope tolerantly: even if a header is wrong, the body must still be resolved.
@@ -236,8 +237,8 @@ func (i *Inbox) page(m Message) Page {
 	return p
 }
 
-// headsAsked is up to how many connections Heads asks for one by one; for more, one reader of all
-// there are costs the server less.
+// headsAsked is up to how many connections Heads asks for one by one; for more, one reader of their
+// shards costs the server less.
 const headsAsked = 64
 
 // Heads returns the sequence of the last page of each of the connections, 0 for one that has none.
@@ -284,9 +285,16 @@ func (i *Inbox) askHeads(ctx context.Context, heads map[string]uint64) error {
 	return failed
 }
 
-// readHeads reads the last page of every connection there is, without the pages themselves.
+// readHeads reads the last page of every connection of the shards concerned, without the pages themselves.
 func (i *Inbox) readHeads(ctx context.Context, heads map[string]uint64) error {
-	stream, all := i.s.topo.Inbox(), []string{i.s.topo.InboxSubject("*")}
+	shards := map[string]bool{}
+	for c := range heads {
+		shards[i.s.topo.ShardPages(relay.ShardOf(c))] = true
+	}
+	stream, filters := i.s.topo.Inbox(), []string{i.s.topo.AllPages()}
+	if len(shards) <= FewPrefixes {
+		filters = slices.Collect(maps.Keys(shards))
+	}
 	newest := uint64(0)
 	note := func(m Message) {
 		newest = max(newest, m.Seq)
@@ -297,14 +305,14 @@ func (i *Inbox) readHeads(ctx context.Context, heads map[string]uint64) error {
 		}
 	}
 	_, full, err := i.s.readNow(ctx, stream, jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: all, HeadersOnly: true,
+		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: filters, HeadersOnly: true,
 	}, math.MaxUint64, note)
 	if err != nil || full && i.s.topo.Replicas <= 1 {
 		return err
 	}
 	for more := true; more; { // the reader's node may lag, or have lost count
 		var late []Message
-		if late, more, err = i.s.rest(ctx, stream, newest+1, time.Time{}, all, listChunk); err != nil {
+		if late, more, err = i.s.rest(ctx, stream, newest+1, time.Time{}, filters, listChunk); err != nil {
 			return err
 		}
 		for _, m := range late {

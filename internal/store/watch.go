@@ -158,9 +158,10 @@ func (s *Store) streamOf(subject string) string {
 		bucket, _, _ = strings.Cut(bucket, ".")
 		return "KV_" + bucket
 	}
-	switch {
-	case strings.HasPrefix(subject, s.topo.InboxSubject("")):
+	if _, ok := s.topo.ParseInboxSubject(subject); ok {
 		return s.topo.Inbox()
+	}
+	switch {
 	case strings.HasPrefix(subject, s.topo.AttemptsSubject("")):
 		return s.topo.Attempts()
 	case strings.HasPrefix(subject, s.topo.Prefix+".audit."):

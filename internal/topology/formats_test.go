@@ -248,7 +248,7 @@ func TestANewStoreHasTheVersionOfItsFirstRelay(t *testing.T) {
 			}
 		}
 	}
-	if _, err := js.Publish(t.Context(), "relay.inbox.leeds", []byte("a page")); err != nil {
+	if _, err := js.Publish(t.Context(), "relay.inbox.56.leeds", []byte("a page")); err != nil {
 		t.Fatal(err)
 	}
 	if err := of(3).Apply(t.Context(), js); err == nil || !strings.Contains(err.Error(), "formats version 1") {

@@ -7,9 +7,13 @@ package topology
 
 import (
 	"cmp"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/relay"
 )
 
 // PublicRoot starts every subject that subscribers see. It does not carry the prefix: it is the
@@ -94,9 +98,29 @@ var Buckets = []BucketName{
 
 // Subjects.
 
-// InboxSubject is where a connection's pages are stored.
+// InboxSubject is where a connection's pages are stored. It begins with the shard, as keys of cursors do.
 func (t Topology) InboxSubject(connection string) string {
-	return t.Prefix + ".inbox." + connection
+	return t.inboxSubject(strconv.Itoa(relay.ShardOf(connection)), connection)
+}
+
+// ParseInboxSubject is the way back from InboxSubject; false for what is none, such as a connection in another shard
+// than its own.
+func (t Topology) ParseInboxSubject(subject string) (connection string, ok bool) {
+	connection = subject[strings.LastIndexByte(subject, '.')+1:]
+	if relay.CheckName(connection) != nil || subject != t.InboxSubject(connection) {
+		return "", false
+	}
+	return connection, true
+}
+
+// ShardPages matches the pages of every connection of a shard.
+func (t Topology) ShardPages(shard int) string { return t.inboxSubject(strconv.Itoa(shard), "*") }
+
+// AllPages matches every page of the inbox.
+func (t Topology) AllPages() string { return t.inboxSubject("*", "*") }
+
+func (t Topology) inboxSubject(shard, connection string) string {
+	return t.Prefix + ".inbox." + shard + "." + connection
 }
 
 // AttemptsSubject is where a callback's attempts are stored.
@@ -167,7 +191,7 @@ func (t Topology) Streams() []jetstream.StreamConfig {
 			Duplicates: time.Second,
 		}
 	}
-	inbox := log(t.Inbox(), t.InboxSubject("*"), "One message per page of the vendor's queue that carried something")
+	inbox := log(t.Inbox(), t.AllPages(), "One message per page of the vendor's queue that carried something")
 	inbox.Duplicates = min(2*time.Minute, t.Retention)
 	events := log(t.Events(), t.PublishSubject(AllEvents), "The public log of events")
 	events.SubjectTransform = &jetstream.SubjectTransformConfig{Source: t.PublishSubject(AllEvents), Destination: AllEvents}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/audatex-relay/relay/internal/topology"
 )
 
 // archive is what the two logs hold, read as anybody could read them.
@@ -44,10 +46,11 @@ type logged struct {
 func (w *world) readArchive() (archive, error) {
 	a := archive{read: time.Now(), answer: map[string]page{}, byID: map[string]logged{}}
 	err := w.readStream("relay_inbox", func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
-		p := page{
-			seq: meta.Sequence.Stream, connection: strings.TrimPrefix(m.Subject(), "relay.inbox."),
-			answer: m.Headers().Get("Relay-Correlation-Id"),
+		connection, ok := topology.Topology{Prefix: "relay"}.ParseInboxSubject(m.Subject())
+		if !ok {
+			return fmt.Errorf("the inbox at %d: %s is no connection's subject", meta.Sequence.Stream, m.Subject())
 		}
+		p := page{seq: meta.Sequence.Stream, connection: connection, answer: m.Headers().Get("Relay-Correlation-Id")}
 		var list []json.RawMessage
 		if json.Unmarshal(m.Data(), &list) == nil {
 			p.whole, p.entries = true, len(list)
