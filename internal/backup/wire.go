@@ -163,6 +163,8 @@ func feed(ctx context.Context, nc *nats.Conn, subject string, r io.Reader) error
 	}
 }
 
+// exchange sends a chunk to the subject that the server has named for one restore. That is no request of JetStream's
+// API: it has no prefix, and what is sent and acknowledged are bytes.
 func exchange(ctx context.Context, nc *nats.Conn, subject string, data []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, quiet)
 	defer cancel()
