@@ -217,7 +217,7 @@ func TestRateIsLimitedPerKey(t *testing.T) {
 // in each second.
 func TestTheUsualRateOfAKey(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, func(c *Config) { c.RatePerSecond, c.Burst = 0, 0 })
+	f := newFixture(t, func(c *Config) { c.ratePerSecond, c.burst = 0, 0 })
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
 			after time.Duration
