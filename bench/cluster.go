@@ -82,7 +82,8 @@ func (b *bench) measureIdle() {
 	began := time.Now()
 	f.connect(connections)
 	f.put(callbacks, func(i int) (string, any, error) {
-		return fmt.Sprint("/v1/callbacks/idle-", i), map[string]any{"url": fmt.Sprint(b.receiver.base, "/ok/idle-", i)}, nil
+		return fmt.Sprint("/v1/callbacks/idle-", i),
+			map[string]any{"url": fmt.Sprint(b.receiver.base, "/ok/idle-", i)}, nil
 	})
 	f.subscribed(connections)
 	say("r3_idle_connections", "%d", connections)

@@ -64,17 +64,20 @@ func fillStore(ctx context.Context, s *store.Store, n int) error {
 func event(site string, order, n int) (relay.Event, error) {
 	id := fmt.Sprintf("5f0c1c2e-6a64-4a2c-9d55-%012x", order)
 	data := relay.OrderData{
-		Order: []byte(fmt.Sprintf(`{"AssessmentId":"70f1bd35-9395-4052-b754-13ad1faf4598","SupplierName":"Northern Parts & Co",`+
+		Order: []byte(fmt.Sprintf(`{"AssessmentId":"70f1bd35-9395-4052-b754-13ad1faf4598",`+
+			`"SupplierName":"Northern Parts & Co",`+
 			`"PartsOrderId":%q,"OrderReference":"PO-%d","Status":"Confirmed","DeliveryDate":null,"Parts":[`+
 			`{"OEPartNumber":"06H 905 110 G","OrderedPartNumber":"06H 905 110 G","Quantity":1,"Status":"New",`+
 			`"RepairerPrice":223.54,"InsurerPrice":841.30,"DeliveryDate":null},`+
-			`{"OEPartNumber":"51117379106","OrderedPartNumber":"51117379106","Quantity":1,"Status":"New","RepairerPrice":19.990,"InsurerPrice":100.01},`+
+			`{"OEPartNumber":"51117379106","OrderedPartNumber":"51117379106","Quantity":1,"Status":"New",`+
+			`"RepairerPrice":19.990,"InsurerPrice":100.01},`+
 			`{"OEPartNumber":"5Q0-407-151/A","OrderedPartNumber":"5Q0-407-151/A","Quantity":3,"Status":"New",`+
 			`"RepairerPrice":12.0,"InsurerPrice":63.90,"DeliveryDate":null}]}`, id, n)),
 		ReadAt: time.Now(), Revision: 1, Origin: relay.OriginNotification,
 		Changes: []relay.Change{{Path: "/Status", From: []byte(`"New"`), To: []byte(`"Confirmed"`)}},
 	}
-	return relay.NewOrderEvent("http://localhost:8080", site, id, relay.TypeOrderUpdated, relay.NextSequence(time.Now(), 0), time.Now(), data)
+	return relay.NewOrderEvent("http://localhost:8080", site, id, relay.TypeOrderUpdated,
+		relay.NextSequence(time.Now(), 0), time.Now(), data)
 }
 
 // fillOnce fills a log unless it is filled already.

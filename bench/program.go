@@ -48,10 +48,13 @@ func (b *bench) startUnder(descriptors int, data string, env ...string) *program
 	if b.profile != "" { // written when the relay stops
 		args = append(args, "--cpuprofile", filepath.Join(b.profile, filepath.Base(data)+".pprof"))
 	}
-	p := &program{cmd: exec.CommandContext(b.ctx, args[0], args[1:]...)} //nolint:gosec // the binary that was built above
+	//nolint:gosec // the binary that was built above
+	p := &program{cmd: exec.CommandContext(b.ctx, args[0], args[1:]...)}
 	p.cmd.Env = append(os.Environ(), append([]string{
-		"RELAY_ADMIN_TOKEN=" + adminToken, "RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0", "RELAY_DATA_DIR=" + data,
-		"RELAY_AUDATEX_CLIENT_ID=sandbox-client", "RELAY_AUDATEX_CLIENT_SECRET=sandbox-secret", "RELAY_AUDATEX_RATE=10000000",
+		"RELAY_ADMIN_TOKEN=" + adminToken, "RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0",
+		"RELAY_DATA_DIR=" + data,
+		"RELAY_AUDATEX_CLIENT_ID=sandbox-client", "RELAY_AUDATEX_CLIENT_SECRET=sandbox-secret",
+		"RELAY_AUDATEX_RATE=10000000",
 		"RELAY_CALLBACK_ALLOW_CIDRS=127.0.0.0/8", "RELAY_LOG_LEVEL=info",
 	}, env...)...)
 	stderr := get(p.cmd.StderrPipe())

@@ -77,8 +77,9 @@ func (b *bench) failAll(dir, id string) {
 		records := make([]relay.AttemptRecord, len(events))
 		for i, ev := range events {
 			records[i] = relay.AttemptRecord{
-				Event: fmt.Sprint("filled-", ev.Seq), Seq: ev.Seq, Order: ev.Order, Site: ev.Site, Type: ev.Type, Number: 1, At: time.Now().UTC(),
-				Outcome: "refused", Status: http.StatusInternalServerError, Closing: relay.DeliveryFailed,
+				Event: fmt.Sprint("filled-", ev.Seq), Seq: ev.Seq, Order: ev.Order, Site: ev.Site, Type: ev.Type,
+				Number: 1, At: time.Now().UTC(), Outcome: "refused", Status: http.StatusInternalServerError,
+				Closing: relay.DeliveryFailed,
 			}
 			from = ev.Seq + 1
 		}

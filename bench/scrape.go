@@ -34,7 +34,8 @@ func (b *bench) measureScrape() {
 	for i := range b.sizes.connections {
 		id := fmt.Sprint("scraped-", i)
 		get(s.Connections.Create(b.ctx, id, relay.Connection{
-			ID: id, Level: relay.LevelSite, Site: id, Generation: relay.NewID(), CreatedAt: time.Now(), UpdatedAt: time.Now(),
+			ID: id, Level: relay.LevelSite, Site: id, Generation: relay.NewID(), CreatedAt: time.Now(),
+			UpdatedAt: time.Now(),
 		}))
 	}
 	closing()

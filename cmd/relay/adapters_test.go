@@ -26,7 +26,9 @@ import (
 // readOrder stands for the vendor.
 type readOrder func(order string) (json.RawMessage, error)
 
-func (f readOrder) Order(_ context.Context, _, order string, begin func() (context.Context, error)) (json.RawMessage, error) {
+func (f readOrder) Order(
+	_ context.Context, _, order string, begin func() (context.Context, error),
+) (json.RawMessage, error) {
 	if _, err := begin(); err != nil {
 		return nil, err
 	}
@@ -49,21 +51,25 @@ func TestAnOperatorRetriesANotification(t *testing.T) {
 	}
 	nc := natstest.Start(t)
 	s, err := store.Open(ctx, store.Config{
-		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer, Log: log,
+		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer,
+		Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var vendorSays error
 	resolving := resolver.New(resolver.Config{
-		Store: s, Log: log, Publisher: publisher.New(publisher.Config{Store: s, PublicURL: "https://relay.example", Log: log}),
+		Store: s, Log: log, Publisher: publisher.New(
+			publisher.Config{Store: s, PublicURL: "https://relay.example", Log: log}),
 		Orders: readOrder(func(order string) (json.RawMessage, error) {
 			return json.RawMessage(`{"PartsOrderId":"` + order + `","Status":"New","Parts":[]}`), vendorSays
 		}),
 	})
 	api, err := httpapi.New(httpapi.Config{
-		Store: s, Keys: access.New(access.Config{Clients: s.Clients, Log: log}), Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: "an-admin-token"}}), Log: log,
-		Resolver: notifications{resolving, &vendor{store: s, owners: owners.New(owners.Config{Conn: nc, Topology: s.Topology(), Log: log})}},
+		Store: s, Keys: access.New(access.Config{Clients: s.Clients, Log: log}),
+		Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: "an-admin-token"}}), Log: log,
+		Resolver: notifications{resolving,
+			&vendor{store: s, owners: owners.New(owners.Config{Conn: nc, Topology: s.Topology(), Log: log})}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -90,14 +96,17 @@ func TestAnOperatorRetriesANotification(t *testing.T) {
 	retry(404, "not-found")
 	now := time.Now().UTC()
 	unresolved := relay.Unresolved{
-		ID: "leeds-7-0", Connection: "leeds", Order: order, Reason: "site-unknown", InboxEntry: relay.PackEntry(7, 0), ReceivedAt: now, UnresolvedAt: now,
-		Raw: []byte(`{"NotificationId":"1","Topic":"PARTS.ORDER.CREATED","SiteId":"99","Resources":[{"ResourceType":"PartsOrder","ResourceId":"` + order + `"}]}`),
+		ID: "leeds-7-0", Connection: "leeds", Order: order, Reason: "site-unknown", InboxEntry: relay.PackEntry(7, 0),
+		ReceivedAt: now, UnresolvedAt: now,
+		Raw: []byte(`{"NotificationId":"1","Topic":"PARTS.ORDER.CREATED","SiteId":"99",` +
+			`"Resources":[{"ResourceType":"PartsOrder","ResourceId":"` + order + `"}]}`),
 	}
 	if _, err := s.Unresolved.Create(ctx, unresolved.ID, unresolved); err != nil {
 		t.Fatal(err)
 	}
 	retry(409, "its connection is gone")
-	connection := relay.Connection{ID: "leeds", Level: relay.LevelCompany, Sites: map[string]string{"1": "york"}, Generation: "g"}
+	connection := relay.Connection{ID: "leeds", Level: relay.LevelCompany,
+		Sites: map[string]string{"1": "york"}, Generation: "g"}
 	revision, err := s.Connections.Create(ctx, "leeds", connection)
 	if err != nil {
 		t.Fatal(err)

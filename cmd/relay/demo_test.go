@@ -32,7 +32,8 @@ func startDemo(t *testing.T, args ...string) *runningDemo {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	out, in := io.Pipe()
-	d := &runningDemo{t: t, lines: bufio.NewScanner(out), interrupt: cancel, ended: make(chan int, 1), stderr: &strings.Builder{}}
+	d := &runningDemo{t: t, lines: bufio.NewScanner(out), interrupt: cancel, ended: make(chan int, 1),
+		stderr: &strings.Builder{}}
 	d.lines.Buffer(nil, 1<<20)
 	go func() {
 		code := run(program{ctx: ctx, stdout: in, stderr: d.stderr}, append([]string{"demo"}, args...))

@@ -41,8 +41,10 @@ func TestAStartAsksTheStoreForAllShardsTogether(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unchecked := demoSettings(demo.Relay{Dir: t.TempDir(), VendorURL: vendor.URL, AdminToken: "an-admin-token-for-this-test"}, true)
-	unchecked.NATSURL, unchecked.NATSListen, unchecked.StreamReplicas, unchecked.EncryptionKeys = bus.URL(), "", 1, string(keys)
+	unchecked := demoSettings(demo.Relay{Dir: t.TempDir(), VendorURL: vendor.URL,
+		AdminToken: "an-admin-token-for-this-test"}, true)
+	unchecked.NATSURL, unchecked.NATSListen, unchecked.StreamReplicas, unchecked.EncryptionKeys = bus.URL(), "", 1,
+		string(keys)
 	config, err := unchecked.Check()
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +57,8 @@ func TestAStartAsksTheStoreForAllShardsTogether(t *testing.T) {
 		t.Error(err)
 	}
 	all, cursors := asked(""), asked("CONSUMER.CREATE.KV_relay_cursors.")
-	t.Logf("%d requests: %d new readers, %d of them of cursors; %d readers removed", all, asked("CONSUMER.CREATE."), cursors, asked("CONSUMER.DELETE."))
+	t.Logf("%d requests: %d new readers, %d of them of cursors; %d readers removed",
+		all, asked("CONSUMER.CREATE."), cursors, asked("CONSUMER.DELETE."))
 	if most := 800; cursors == 0 || all > most {
 		t.Errorf("a start took %d requests; at most %d are right", all, most)
 	}
@@ -95,7 +98,8 @@ func TestAStopDuringTheStartIsNoStart(t *testing.T) {
 	t.Parallel()
 	vendor := httptest.NewServer(http.NotFoundHandler())
 	defer vendor.Close()
-	config, err := demoSettings(demo.Relay{Dir: t.TempDir(), VendorURL: vendor.URL, AdminToken: "an-admin-token-for-this-test"}, true).Check()
+	config, err := demoSettings(demo.Relay{Dir: t.TempDir(), VendorURL: vendor.URL,
+		AdminToken: "an-admin-token-for-this-test"}, true).Check()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +135,8 @@ func TestAPartThatFailsEndsTheStart(t *testing.T) {
 			parts.Go(t.Context(), "the API", func(context.Context) error { return failed })
 		}}
 		err := waits.step(ctx, "the store is away", func() error { return store.ErrUnavailable })
-		if !errors.Is(err, context.Canceled) || !errors.Is(context.Cause(ctx), failed) || !errors.Is(parts.Wait(), failed) {
+		if !errors.Is(err, context.Canceled) || !errors.Is(context.Cause(ctx), failed) ||
+			!errors.Is(parts.Wait(), failed) {
 			t.Errorf("the start ended with %v, because of %v", err, context.Cause(ctx))
 		}
 	})

@@ -38,7 +38,8 @@ func TestNewKeysAreOfTheirFormAndDiffer(t *testing.T) {
 			t.Fatal("more than a hash is kept")
 		}
 	}
-	for _, odd := range []string{"", "ark_", "ark__", "ark_a_b", "xrk_aaaaaaaaaaaa_" + strings.Repeat("0", 43), "ark_" + strings.Repeat("a", 100) + "_" + strings.Repeat("0", 43)} {
+	for _, odd := range []string{"", "ark_", "ark__", "ark_a_b", "xrk_aaaaaaaaaaaa_" + strings.Repeat("0", 43),
+		"ark_" + strings.Repeat("a", 100) + "_" + strings.Repeat("0", 43)} {
 		if _, ok := access.KeyID(odd); ok {
 			t.Errorf("%q passes as a key", odd)
 		}
@@ -48,7 +49,9 @@ func TestNewKeysAreOfTheirFormAndDiffer(t *testing.T) {
 func TestLookup(t *testing.T) {
 	t.Parallel()
 	var changed []string
-	k := access.New(access.Config{Log: slog.New(slog.DiscardHandler), Changed: func(client string) { changed = append(changed, client) }})
+	k := access.New(access.Config{Log: slog.New(slog.DiscardHandler), Changed: func(client string) {
+		changed = append(changed, client)
+	}})
 	now := time.Now()
 	text, key := accesstest.NewKey(relay.RoleWrite, "", now, nil)
 	other, otherKey := accesstest.NewKey(relay.RoleRead, "", now, nil)
@@ -67,7 +70,8 @@ func TestLookup(t *testing.T) {
 	if !finds(key.ID, text) || !finds(otherKey.ID, other) {
 		t.Error("valid keys are refused")
 	}
-	if finds(key.ID, other) || finds(otherKey.ID, text) || finds(oldKey.ID, old) || finds(key.ID, "") || finds("", text) || finds(key.ID, text+"x") {
+	if finds(key.ID, other) || finds(otherKey.ID, text) || finds(oldKey.ID, old) || finds(key.ID, "") ||
+		finds("", text) || finds(key.ID, text+"x") {
 		t.Error("an invalid key passes")
 	}
 	c.Keys = []relay.Key{otherKey}
@@ -106,7 +110,8 @@ func TestRunFollowsTheBucket(t *testing.T) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer, Log: log,
+		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+		Sealer: sealer, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -40,8 +40,9 @@ func openReplicas(t *testing.T) replicas {
 		t.Fatal(err)
 	}
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer,
-		Log: slog.New(slog.DiscardHandler),
+		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+		Sealer: sealer,
+		Log:    slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +63,8 @@ func (r replicas) startAhead(t *testing.T, ahead time.Duration) (keys *access.Ke
 	uses := access.NewUses(access.UsesConfig{Bucket: r.Uses, Clients: r.Clients, Every: usesEvery, Log: log,
 		Now: func() time.Time { return time.Now().Add(ahead) }})
 	keys = access.New(access.Config{Clients: r.Clients, Uses: uses, Log: log})
-	publishing := publisher.New(publisher.Config{Store: r.Store, Location: time.UTC, Metrics: publisher.NewMetrics(nil), Log: log})
+	publishing := publisher.New(publisher.Config{Store: r.Store, Location: time.UTC,
+		Metrics: publisher.NewMetrics(nil), Log: log})
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { keys.Run(ctx) })
@@ -158,15 +160,16 @@ func TestExpiringKeysAreWarnedOfOnce(t *testing.T) {
 		return relay.Key{ID: id, Role: relay.RoleRead, CreatedAt: now.Add(made), ExpiresAt: &at}
 	}
 	client := relay.Client{ID: "acme", Generation: "g1", Keys: []relay.Key{
-		key("month", -100*day, 29*day), key("new", -day/2, 29*day), key("week", -100*day, 6*day), key("day", -100*day, day/2),
-		key("later", -100*day, 31*day), key("over", -100*day, -day), {ID: "never"},
+		key("month", -100*day, 29*day), key("new", -day/2, 29*day), key("week", -100*day, 6*day),
+		key("day", -100*day, day/2), key("later", -100*day, 31*day), key("over", -100*day, -day), {ID: "never"},
 		key("short", -day, 5*day), key("ending", -4*day, day*13/10), // the last quarter of its life
 		key("quarter", -70*day, 20*day), key("hours", -4*day/24, day/24),
 	}}
 	if _, err := r.Clients.Create(t.Context(), client.ID, client); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"acme g1 day 1", "acme g1 ending 7", "acme g1 hours 1", "acme g1 month 30", "acme g1 quarter 30", "acme g1 week 7"}
+	want := []string{"acme g1 day 1", "acme g1 ending 7", "acme g1 hours 1", "acme g1 month 30",
+		"acme g1 quarter 30", "acme g1 week 7"}
 	warned := func() []string { return r.warned(t) }
 	stored := func() bool {
 		doc, _, err := r.Uses.Get(t.Context(), client.ID)
@@ -202,7 +205,8 @@ func TestExpiringKeysAreWarnedOfOnce(t *testing.T) {
 // warned returns of which keys was warned, in alphabetical order.
 func (r replicas) warned(t *testing.T) (list []string) {
 	t.Helper()
-	events, _, err := r.Events.Scan(t.Context(), 1, []string{topology.OperationalSubject(relay.NoSite, string(relay.KindKeyExpiring), "*")}, 100)
+	events, _, err := r.Events.Scan(t.Context(), 1,
+		[]string{topology.OperationalSubject(relay.NoSite, string(relay.KindKeyExpiring), "*")}, 100)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +227,8 @@ func TestAClockThatIsAheadWarnsOfNothing(t *testing.T) {
 	month, later := now.Add(29*day), now.Add(40*day)
 	text, used := accesstest.NewKey(relay.RoleRead, "", now, nil)
 	client := relay.Client{ID: "acme", Generation: "g1", Keys: []relay.Key{
-		{ID: "month", CreatedAt: now.Add(-day * 100), ExpiresAt: &month}, {ID: "later", CreatedAt: now.Add(-day * 100), ExpiresAt: &later}, used,
+		{ID: "month", CreatedAt: now.Add(-day * 100), ExpiresAt: &month},
+		{ID: "later", CreatedAt: now.Add(-day * 100), ExpiresAt: &later}, used,
 	}}
 	if _, err := r.Clients.Create(t.Context(), client.ID, client); err != nil {
 		t.Fatal(err)

@@ -158,8 +158,9 @@ func start(publicURL string, r reference) []byte {
 	b, err := json.MarshalIndent(map[string]any{
 		"service": r.Title, "description": description,
 		"links": map[string]string{
-			"documentation": publicURL + DocsPath, "openapi": publicURL + JSONPath, "asyncapi": publicURL + AsyncAPIPath,
-			"api": publicURL + "/v1/",
+			"documentation": publicURL + DocsPath, "openapi": publicURL + JSONPath,
+			"asyncapi": publicURL + AsyncAPIPath,
+			"api":      publicURL + "/v1/",
 		},
 	}, "", "  ")
 	if err != nil { // strings always encode

@@ -24,8 +24,9 @@ func TestPagesMeet(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer,
-		Log: slog.New(slog.DiscardHandler),
+		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+		Sealer: sealer,
+		Log:    slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -37,12 +38,14 @@ func TestPagesMeet(t *testing.T) {
 	const requests = 60
 	var positions []uint64
 	for i := range requests { // each ends after the next two have begun
-		position, err := log.Begin(t.Context(), relay.AuditRecord{Client: clientOf(i), Operation: "putClient", Path: "/v1/clients/x"})
+		position, err := log.Begin(t.Context(),
+			relay.AuditRecord{Client: clientOf(i), Operation: "putClient", Path: "/v1/clients/x"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if positions = append(positions, position); i >= 2 {
-			if err := log.End(t.Context(), positions[i-2], relay.AuditRecord{Status: 200 + i - 2, Client: clientOf(i - 2)}); err != nil {
+			if err := log.End(t.Context(), positions[i-2],
+				relay.AuditRecord{Status: 200 + i - 2, Client: clientOf(i - 2)}); err != nil {
 				t.Fatal(err)
 			}
 		}

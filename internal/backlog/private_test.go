@@ -28,15 +28,17 @@ func TestPrivateEventsAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer, Log: slog.New(slog.DiscardHandler),
+		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+		Sealer: sealer, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, client := range []string{"shop", "other", "shop"} {
-		ev, err := relay.NewOperationalEvent("", relay.NoSite, "key", time.Now().Add(time.Duration(i)*time.Second), relay.Operational{
-			Kind: relay.KindKeyExpiring, Details: map[string]any{"client": client, "clientGeneration": "one"},
-		})
+		ev, err := relay.NewOperationalEvent("", relay.NoSite, "key",
+			time.Now().Add(time.Duration(i)*time.Second), relay.Operational{
+				Kind: relay.KindKeyExpiring, Details: map[string]any{"client": client, "clientGeneration": "one"},
+			})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,7 +47,8 @@ func TestPrivateEventsAreCounted(t *testing.T) {
 		}
 	}
 	q := Question{target: delivery.NewTarget(
-		relay.Callback{ID: "bms", Client: "shop", ClientGeneration: "one", Filter: relay.Filter{Types: []string{relay.OperationalPrefix + "*"}, ChangedOnly: true}},
+		relay.Callback{ID: "bms", Client: "shop", ClientGeneration: "one",
+			Filter: relay.Filter{Types: []string{relay.OperationalPrefix + "*"}, ChangedOnly: true}},
 		relay.Client{ID: "shop", Generation: "one", Sites: []string{"leeds"}},
 	)}
 	filters, none := q.target.Subjects("key")

@@ -51,7 +51,8 @@ func at(t testing.TB, nc *nats.Conn, keys []byte, table topology.Topology) *worl
 		t.Fatal(err)
 	}
 	return &world{nc: nc, js: js, config: backup.Config{
-		Conn: nc, Topology: table, Sealer: sealer, Fingerprint: store.Fingerprint(keys), Release: "test", Log: slog.New(slog.DiscardHandler),
+		Conn: nc, Topology: table, Sealer: sealer, Fingerprint: store.Fingerprint(keys), Release: "test",
+		Log: slog.New(slog.DiscardHandler),
 	}}
 }
 
@@ -59,7 +60,8 @@ func (w *world) open(t testing.TB) *store.Store {
 	t.Helper()
 	var s *store.Store
 	if err := natstest.Patiently(func() (err error) {
-		s, err = store.Open(t.Context(), store.Config{Conn: w.nc, Topology: w.config.Topology, Sealer: w.config.Sealer, Log: slog.New(slog.DiscardHandler)})
+		s, err = store.Open(t.Context(), store.Config{Conn: w.nc, Topology: w.config.Topology, Sealer: w.config.Sealer,
+			Log: slog.New(slog.DiscardHandler)})
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -79,9 +81,11 @@ func (w *world) fill(t testing.TB) {
 			t.Fatal(err)
 		}
 	}
-	must(s.Connections.Create(ctx, "leeds", relay.Connection{ID: "leeds", Level: relay.LevelSite, Site: "leeds", Generation: "g1"}))
+	must(s.Connections.Create(ctx, "leeds",
+		relay.Connection{ID: "leeds", Level: relay.LevelSite, Site: "leeds", Generation: "g1"}))
 	must(s.Tokens.SaveToken(ctx, "leeds", relay.TokenRecord{
-		AccessToken: relay.NewSecret("access"), RefreshToken: relay.NewSecret("refresh"), RefreshedAt: time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC),
+		AccessToken: relay.NewSecret("access"), RefreshToken: relay.NewSecret("refresh"),
+		RefreshedAt: time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC),
 	}, 0))
 	cb := relay.Callback{ID: "bms", Client: "default"}
 	cb.SetURL("https://bms.example/hooks?token=a-token-in-a-url")
@@ -89,17 +93,21 @@ func (w *world) fill(t testing.TB) {
 	page, err := s.Inbox.Append(ctx, relay1Page("p1"))
 	must(page, err)
 	order := uuid(1)
-	ev, err := relay.NewOrderEvent("https://relay.example", "leeds", order, relay.TypeOrderCreated, relay.NextSequence(time.Now(), 0), time.Now(), relay.OrderData{Order: []byte(`{}`)})
+	ev, err := relay.NewOrderEvent("https://relay.example", "leeds", order, relay.TypeOrderCreated,
+		relay.NextSequence(time.Now(), 0), time.Now(), relay.OrderData{Order: []byte(`{}`)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	position, err := s.Events.Publish(ctx, ev, store.InboxRef{Connection: "leeds", Seq: page}, 0)
 	must(position, err)
 	sequence, _ := ev.SequenceNumber()
-	must(s.Orders.Create(ctx, "leeds."+order, relay.OrderState{Site: "leeds", ID: order, Sequence: sequence, LogPosition: position}))
+	must(s.Orders.Create(ctx, "leeds."+order,
+		relay.OrderState{Site: "leeds", ID: order, Sequence: sequence, LogPosition: position}))
 	must(s.Cursors.Create(ctx, store.CallbackCursor("bms"), cursor.Document{V: 1, Position: position}))
-	must(s.Lanes.Create(ctx, store.CallbackCursor("bms")+"."+order, cursor.Lane{V: 1, Order: order, Entries: []uint64{position}}))
-	must(s.Unresolved.Create(ctx, "leeds-1-0", relay.Unresolved{ID: "leeds-1-0", Connection: "leeds", Raw: []byte("?")}))
+	must(s.Lanes.Create(ctx, store.CallbackCursor("bms")+"."+order,
+		cursor.Lane{V: 1, Order: order, Entries: []uint64{position}}))
+	must(s.Unresolved.Create(ctx, "leeds-1-0",
+		relay.Unresolved{ID: "leeds-1-0", Connection: "leeds", Raw: []byte("?")}))
 	for _, r := range s.Attempts.AppendAll(ctx, []relay.AttemptBatch{{Callback: "bms"}}) {
 		must(r.Seq, r.Err)
 	}

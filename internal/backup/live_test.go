@@ -80,7 +80,8 @@ func testLive(t *testing.T, from, to *world) {
 		t.Fatal(err)
 	}
 	for i := range 3000 { // what nobody touches must be there as well
-		if _, err := from.js.PublishAsync(fmt.Sprintf("$KV.relay_orders.still.%d", i), make([]byte, 500), unheard); err != nil {
+		if _, err := from.js.PublishAsync(fmt.Sprintf("$KV.relay_orders.still.%d", i),
+			make([]byte, 500), unheard); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -104,7 +105,8 @@ func testLive(t *testing.T, from, to *world) {
 	began := c.rounds.Load()
 	dir := filepath.Join(t.TempDir(), "backup")
 	m := save(t, from, dir)
-	t.Logf("%d rounds while the backup was taken in %s; tails: %s", c.rounds.Load()-began, m.Ended.Sub(m.Began), tails(m))
+	t.Logf("%d rounds while the backup was taken in %s; tails: %s",
+		c.rounds.Load()-began, m.Ended.Sub(m.Began), tails(m))
 	stop()
 	all.Wait()
 	if err := c.failed.Load(); err != nil {
@@ -144,7 +146,8 @@ func testLive(t *testing.T, from, to *world) {
 		cursor, lane := read(topology.Cursors, "callback."+id), read(topology.Lanes, "callback.bms."+id)
 		order, unresolved := read(topology.Orders, "leeds."+id), read(topology.Unresolved, id)
 		if cursor.Round > lane.Round || lane.Round > order.Round || order.Round > unresolved.Round {
-			t.Errorf("a document claims what was not taken: cursor of round %d, lane of %d, order of %d, unresolved of %d", cursor.Round, lane.Round, order.Round, unresolved.Round)
+			t.Errorf("a document claims what was not taken: cursor of round %d, lane of %d, order of %d, unresolved "+
+				"of %d", cursor.Round, lane.Round, order.Round, unresolved.Round)
 		}
 		for _, v := range []claim{cursor, lane, order, unresolved} {
 			if v.Events > last["relay_events"] || v.Inbox > last["relay_inbox"] || v.Epoch > last["KV_relay_owners"] {

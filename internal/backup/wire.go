@@ -45,7 +45,9 @@ type snapshotAnswer struct {
 
 // snapshot writes a stream's snapshot to w and returns its configuration, and what it held when the
 // snapshot began. The server checks every message's checksum before.
-func snapshot(ctx context.Context, js jetstream.JetStream, stream string, w io.Writer) (jetstream.StreamConfig, streamState, error) {
+func snapshot(
+	ctx context.Context, js jetstream.JetStream, stream string, w io.Writer,
+) (jetstream.StreamConfig, streamState, error) {
 	fail := func(err error) (jetstream.StreamConfig, streamState, error) {
 		return jetstream.StreamConfig{}, streamState{}, fmt.Errorf("take a snapshot of stream %s: %w", stream, err)
 	}
@@ -61,7 +63,8 @@ func snapshot(ctx context.Context, js jetstream.JetStream, stream string, w io.W
 	}
 	var answer snapshotAnswer
 	if err := callWithin(ctx, snapshotTimeout, js, "STREAM.SNAPSHOT."+stream, map[string]any{
-		"deliver_subject": inbox, "no_consumers": true, "chunk_size": chunkSize, "window_size": windowSize, "jsck": true,
+		"deliver_subject": inbox, "no_consumers": true, "chunk_size": chunkSize, "window_size": windowSize,
+		"jsck": true,
 	}, &answer); err != nil {
 		return fail(err)
 	}
@@ -110,7 +113,9 @@ type restored struct {
 
 // restore makes a stream of a snapshot. There must be none of its name. In every case the server
 // has ended its part when it returns, or has been given up.
-func restore(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig, state streamState, r io.Reader) (streamState, error) {
+func restore(
+	ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig, state streamState, r io.Reader,
+) (streamState, error) {
 	var begun struct {
 		Deliver string `json:"deliver_subject"`
 	}
@@ -206,7 +211,9 @@ const snapshotTimeout = 10 * time.Minute
 var errLost = errors.New("the connection to NATS was lost")
 
 // callWithin sends a request to JetStream's API.
-func callWithin(ctx context.Context, most time.Duration, js jetstream.JetStream, what string, request, answer any) error {
+func callWithin(
+	ctx context.Context, most time.Duration, js jetstream.JetStream, what string, request, answer any,
+) error {
 	ctx, end := connected(ctx, most, js.Conn())
 	defer end()
 	return orLost(ctx, jsapi.Call(ctx, js, what, request, answer))

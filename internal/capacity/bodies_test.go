@@ -7,7 +7,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Whatever clients do, bodies stay within their bound but for one of each client, and nothing is left when all have ended.
+// Whatever clients do, bodies stay within their bound but for one of each client, and nothing is left when all have
+// ended.
 func TestBodiesOfAttemptsAreBounded(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -56,7 +56,8 @@ type callbackLimits struct {
 	readers, taken, concurrency int
 	limiter                     atomic.Pointer[rate.Limiter] // nil: no limit
 	slow                        atomic.Pointer[slowdown]     // nil: the receiver is not overloaded
-	accepted                    atomic.Int64                 // when the receiver accepted an attempt last, in nanoseconds
+	// when the receiver accepted an attempt last, in nanoseconds
+	accepted atomic.Int64
 }
 
 // Allowance is what one reader of a callback (its deliveries, or a replay) may do: how many attempts it may have under

@@ -120,8 +120,9 @@ func (w *world) start(options ...option) *replica {
 	}
 	var err error
 	r.store, err = store.Open(t.Context(), store.Config{
-		Conn: w.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: w.seal,
-		Log: log,
+		Conn: w.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour},
+		Sealer: w.seal,
+		Log:    log,
 		Gate: store.Gate{
 			Before: gate(func(g store.Gate) func(store.Write) error { return g.Before }),
 			After:  gate(func(g store.Gate) func(store.Write) error { return g.After }),
@@ -137,9 +138,9 @@ func (w *world) start(options ...option) *replica {
 	}
 	scopes := []string{sandbox.ScopeBasic, sandbox.ScopePartsOrders, sandbox.ScopeCompany}
 	c := Config{
-		Store: r.store, Client: client, Budget: r.budget, PublicURL: w.public, AuthURL: w.vendor + sandbox.AuthorizePath,
-		ClientID: "sandbox-client", Scopes: scopes, PKCE: true, ReturnOrigins: []string{returnOrigin},
-		CallBound: 5 * time.Second, Log: log,
+		Store: r.store, Client: client, Budget: r.budget, PublicURL: w.public,
+		AuthURL: w.vendor + sandbox.AuthorizePath, ClientID: "sandbox-client", Scopes: scopes, PKCE: true,
+		ReturnOrigins: []string{returnOrigin}, CallBound: 5 * time.Second, Log: log,
 	}
 	for _, o := range options {
 		o(&c)
@@ -370,7 +371,8 @@ func (b *browser) get(address string) shown {
 // press presses the button of the page at an address, and returns where the browser is sent.
 func (b *browser) press(address string) shown {
 	b.w.t.Helper()
-	return b.send(http.MethodPost, address, url.Values{"begin": {"1"}}, "Sec-Fetch-Site", "same-origin", "Origin", "null")
+	return b.send(http.MethodPost, address, url.Values{"begin": {"1"}}, "Sec-Fetch-Site",
+		"same-origin", "Origin", "null")
 }
 
 // toVendor presses the button and has a user consent at the vendor's; it returns the address on the

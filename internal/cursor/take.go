@@ -148,8 +148,8 @@ func (c *Cursor) next(now time.Time) (*queue, time.Time, bool) {
 // failsRepeatedly reports whether the receiver has failed several times since its last success.
 func (c *Cursor) failsRepeatedly() bool { return c.health.Failures >= 2 }
 
-// fresh returns the oldest order without a lane or, if newest is set and the receiver fails repeatedly, the newest: many
-// old orders that it refuses must not hold up those that it takes.
+// fresh returns the oldest order without a lane or, if newest is set and the receiver fails repeatedly, the newest:
+// many old orders that it refuses must not hold up those that it takes.
 func (c *Cursor) fresh(newest bool) *queue {
 	if !newest || !c.failsRepeatedly() {
 		return c.ready.top()

@@ -48,7 +48,8 @@ type Tell func(ctx context.Context, taken []Taken, last uint64) error
 // is left to its owner, who knows. End returns the log's last position; highest is the highest that any cursor speaks
 // of.
 func (s *Store) Clamp(
-	ctx context.Context, now time.Time, end func(ctx context.Context, highest uint64) (last uint64, err error), tell Tell,
+	ctx context.Context, now time.Time, end func(ctx context.Context, highest uint64) (last uint64, err error),
+	tell Tell,
 ) error {
 	found, err := s.load(ctx, []string{s.kind.Everywhere()})
 	if err != nil {
@@ -90,7 +91,8 @@ func (s *Store) Clamp(
 		return err
 	}
 	for _, e := range marks {
-		_, err := s.store.Watermarks.Update(ctx, e.Key, store.Watermark{Epoch: e.Value.Epoch, Position: last}, e.Revision)
+		_, err := s.store.Watermarks.Update(ctx, e.Key,
+			store.Watermark{Epoch: e.Value.Epoch, Position: last}, e.Revision)
 		if err != nil && !errors.Is(err, store.ErrConflict) {
 			return fmt.Errorf("take %s back to the end of the log: %w", e.Key, err)
 		}
@@ -115,7 +117,8 @@ func (s *Store) watermarks(ctx context.Context) (marks []store.Entry[store.Water
 	if s.kind != store.CallbackCursors {
 		return nil, 0, nil
 	}
-	all, err := s.store.Watermarks.All(ctx, store.AllWatermarks, func(string, error) {}) // logged when the shard is taken on
+	// logged when the shard is taken on
+	all, err := s.store.Watermarks.All(ctx, store.AllWatermarks, func(string, error) {})
 	if err != nil {
 		return nil, 0, fmt.Errorf("read the watermarks: %w", err)
 	}
@@ -142,12 +145,14 @@ func (s *Store) ReportClamped(ctx context.Context, to Operational, clamped []str
 		return
 	}
 	slices.Sort(clamped)
-	s.log.Error("the log of events ends earlier than cursors say: it was cut off or restored; they are taken back to its end",
+	s.log.Error(
+		"the log of events ends earlier than cursors say: it was cut off or restored; they are taken back to its end",
 		"last", last, "cursors", len(clamped))
 	for try := range 3 {
 		backoff.Sleep(ctx, time.Duration(try)*reportAgain)
 		err := to.Operational(ctx, relay.NoSite, relay.KindLogClamped, "events",
-			"The log of events ends earlier than callbacks had read: it was cut off or restored from a backup. They go on from its end.",
+			"The log of events ends earlier than callbacks had read: it was cut off or restored from a backup. They "+
+				"go on from its end.",
 			map[string]any{"last": last, "cursors": len(clamped), "examples": clamped[:min(len(clamped), 20)]})
 		if err == nil || ctx.Err() != nil {
 			return

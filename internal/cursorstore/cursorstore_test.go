@@ -37,7 +37,8 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, nc: natstest.Start(t)}
 	open := func(gate store.Gate) *store.Store {
 		s, err := store.Open(t.Context(), store.Config{
-			Conn: w.nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler), Gate: gate,
+			Conn: w.nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+			Log: slog.New(slog.DiscardHandler), Gate: gate,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -306,12 +307,14 @@ func TestLoadOfAShard(t *testing.T) {
 		w.written("store", w.flush(w.first, 5, r))
 	}
 	js := w.store.JetStream()
-	for _, subject := range []string{"$KV.relay_cursors." + store.CallbackCursor(ids[0]), "$KV.relay_cursors.5.callback.x.y", "$KV.relay_cursors.5.callback.cb"} {
+	for _, subject := range []string{"$KV.relay_cursors." + store.CallbackCursor(ids[0]),
+		"$KV.relay_cursors.5.callback.x.y", "$KV.relay_cursors.5.callback.cb"} {
 		if _, err := js.Publish(t.Context(), subject, []byte("{}")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := w.store.Watermarks.Create(t.Context(), store.WatermarkKey(shard, "events"), store.Watermark{Epoch: 5}); err != nil {
+	if _, err := w.store.Watermarks.Create(t.Context(), store.WatermarkKey(shard, "events"),
+		store.Watermark{Epoch: 5}); err != nil {
 		t.Fatal(err)
 	}
 	found, err := w.second.Load(t.Context(), shard, ids)
@@ -357,7 +360,8 @@ func TestBeginAgainAndErase(t *testing.T) {
 	c.Adopt(6)
 	r2 := &reader{c, f.Handle}
 	w.written("begin again", w.second.Adopt(t.Context(), 6, []cursorstore.Save{r2.save()})[0])
-	if f = w.stored("a"); len(f.Lanes) != 0 || f.Document.Position != 40 || f.Document.Generation != "made again" || f.Document.Adopted != 6 {
+	if f = w.stored("a"); len(f.Lanes) != 0 || f.Document.Position != 40 ||
+		f.Document.Generation != "made again" || f.Document.Adopted != 6 {
 		t.Fatalf("stored is %+v", f.Document)
 	}
 	if err := w.first.Erase(t.Context(), 5, f, ""); err != nil || w.stored("a").Empty() {
@@ -371,7 +375,8 @@ func TestBeginAgainAndErase(t *testing.T) {
 	if err := w.second.Erase(t.Context(), 6, w.stored("a"), "another"); err != nil || !w.stored("a").Empty() {
 		t.Fatalf("it is not erased: %v", err)
 	}
-	if _, err := w.store.JetStream().Publish(t.Context(), "$KV.relay_cursors."+store.CallbackCursor("b"), []byte("nonsense")); err != nil {
+	if _, err := w.store.JetStream().Publish(t.Context(), "$KV.relay_cursors."+store.CallbackCursor("b"),
+		[]byte("nonsense")); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.second.Erase(t.Context(), 6, w.stored("b"), ""); err != nil || !w.stored("b").Empty() {
@@ -443,7 +448,8 @@ func TestClamp(t *testing.T) {
 		t.Errorf("%d lanes are left, want 2", n)
 	}
 	// Again there is nothing to do; and what is not reported is not stored.
-	log = logEnd{end: func(uint64) uint64 { return 55 }, tell: func(string, uint64) error { return errors.New("the event cannot be stored") }}
+	log = logEnd{end: func(uint64) uint64 { return 55 },
+		tell: func(string, uint64) error { return errors.New("the event cannot be stored") }}
 	if err := w.second.Clamp(t.Context(), now, log.End, log.Clamped); err == nil || w.stored("beyond").Highest() != 60 {
 		t.Errorf("clamped without being told: %v", err)
 	}

@@ -229,7 +229,8 @@ func (f *Stored) Restore(p cursor.Policy, generation string, now time.Time) (*cu
 // removed with its first Changes.
 func (f *Stored) Begin(p cursor.Policy, generation string, after uint64, now time.Time) *cursor.Cursor {
 	d := cursor.New(p).Document()
-	d.Position, d.Generation, d.Adopted = after, generation, math.MaxUint64 // above the epoch of every lane: none is taken
+	// above the epoch of every lane: none is taken
+	d.Position, d.Generation, d.Adopted = after, generation, math.MaxUint64
 	c, err := cursor.Load(p, d, f.Lanes, now)
 	if err != nil { // two lanes of one order; the next owner's Load removes what stays now
 		c = cursor.New(p)

@@ -18,13 +18,14 @@ import (
 
 func records(from, through int) (list []relay.AttemptRecord) {
 	for n := from; n <= through; n++ {
-		list = append(list, relay.AttemptRecord{Event: fmt.Sprint(n), Seq: uint64(n), Order: "order", Number: 1, At: time.Unix(int64(n), 0)})
+		list = append(list, relay.AttemptRecord{Event: fmt.Sprint(n), Seq: uint64(n), Order: "order", Number: 1,
+			At: time.Unix(int64(n), 0)})
 	}
 	return list
 }
 
-// Two readers of a callback record in one chain: nothing is lost or doubled, also where the store's response to one is lost
-// and the other goes on meanwhile.
+// Two readers of a callback record in one chain: nothing is lost or doubled, also where the store's response to one is
+// lost and the other goes on meanwhile.
 func TestReadersOfACallbackRecordInOneChain(t *testing.T) {
 	t.Parallel()
 	var lose atomic.Bool
@@ -38,7 +39,8 @@ func TestReadersOfACallbackRecordInOneChain(t *testing.T) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: natstest.Start(t), Sealer: sealer, Log: log, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+		Conn: natstest.Start(t), Sealer: sealer, Log: log,
+		Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
 		Gate: store.Gate{After: func(store.Write) error {
 			if lose.Load() {
 				return errors.New("the answer is lost")
@@ -65,7 +67,8 @@ func TestReadersOfACallbackRecordInOneChain(t *testing.T) {
 	appendTo(there, other, 6, 6) // another replica knows nothing of them
 	appendTo(here, live, 7, 7)   // and this one nothing of that
 	lose.Store(true)
-	if got := here.Append(t.Context(), []delivery.Records{{Recorder: live, Records: records(8, 9)}})[0]; got.Err == nil || got.Stored > 0 {
+	if got := here.Append(t.Context(),
+		[]delivery.Records{{Recorder: live, Records: records(8, 9)}})[0]; got.Err == nil || got.Stored > 0 {
 		t.Fatalf("a lost answer came to %+v", got)
 	}
 	lose.Store(false)

@@ -40,7 +40,8 @@ type signingSecret struct {
 // NewTarget returns the target that a callback and its client are.
 func NewTarget(cb relay.Callback, client relay.Client) *Target {
 	// Sorted, as every event is compared with them: 1,000 callbacks of 1,000 orders each must not hold the reader up.
-	client.Sites, cb.Filter.Sites, cb.Filter.Orders = relay.Sorted(client.Sites), relay.Sorted(cb.Filter.Sites), relay.Sorted(cb.Filter.Orders)
+	client.Sites, cb.Filter.Sites, cb.Filter.Orders = relay.Sorted(client.Sites), relay.Sorted(cb.Filter.Sites),
+		relay.Sorted(cb.Filter.Orders)
 	t := &Target{Callback: cb, Client: client, Key: cb.ID + " " + cb.Generation}
 	for _, s := range cb.Secrets.Signing {
 		secret, err := signature.ParseSecret(s.Secret)
@@ -56,7 +57,8 @@ func NewTarget(cb relay.Callback, client relay.Client) *Target {
 			t.auth = sender.Basic(a.Username, a.Password)
 		case relay.AuthOAuth2:
 			t.auth = sender.WithToken(sender.ClientCredentials{
-				TokenURL: a.TokenURL, ID: a.ClientID, Secret: a.ClientSecret, Scope: a.Scope, Audience: a.Audience, InForm: a.InForm,
+				TokenURL: a.TokenURL, ID: a.ClientID, Secret: a.ClientSecret, Scope: a.Scope, Audience: a.Audience,
+				InForm: a.InForm,
 			})
 		}
 	}
@@ -81,7 +83,8 @@ func (t *Target) SameAs(other *Target) bool { return t.Revisions == other.Revisi
 func (t *Target) Matches(ev *Event) bool {
 	mine := t.Client.AllSites || relay.Among(t.Client.Sites, ev.Site)
 	if ev.private { // at no site
-		mine = ev.client == t.Callback.Client && ev.clientGeneration == t.Callback.ClientGeneration && ev.about != t.Callback.ID
+		mine = ev.client == t.Callback.Client &&
+			ev.clientGeneration == t.Callback.ClientGeneration && ev.about != t.Callback.ID
 	}
 	return ev.Order != "" && mine && !t.Orphaned && t.Callback.Filter.MatchesSorted(ev.Traits())
 }
@@ -125,7 +128,8 @@ func (t *Target) sites() (sites []string, all bool) {
 		return sites, false
 	default:
 		for i, s := range filter {
-			if repeated := i > 0 && filter[i-1] == s; !repeated && (t.Client.AllSites || relay.Among(t.Client.Sites, s)) {
+			if repeated := i > 0 && filter[i-1] == s; !repeated &&
+				(t.Client.AllSites || relay.Among(t.Client.Sites, s)) {
 				sites = append(sites, s)
 			}
 		}
@@ -135,7 +139,9 @@ func (t *Target) sites() (sites []string, all bool) {
 
 // wantsOperational reports whether the filter asks for operational events.
 func (t *Target) wantsOperational() bool {
-	return slices.ContainsFunc(t.Callback.Filter.Types, func(s string) bool { return strings.HasPrefix(s, relay.OperationalPrefix) })
+	return slices.ContainsFunc(t.Callback.Filter.Types, func(s string) bool {
+		return strings.HasPrefix(s, relay.OperationalPrefix)
+	})
 }
 
 // Subjects returns filters that select at least all events of the log that match. If order is not empty, only events of
@@ -148,7 +154,8 @@ func (t *Target) Subjects(order string) (filters []string, none bool) {
 		orders = []string{order}
 	}
 	types := relay.Filter{Types: f.Types}
-	created, updated := types.Matches(relay.Traits{Type: relay.TypeOrderCreated}), types.Matches(relay.Traits{Type: relay.TypeOrderUpdated})
+	created, updated := types.Matches(relay.Traits{Type: relay.TypeOrderCreated}),
+		types.Matches(relay.Traits{Type: relay.TypeOrderUpdated})
 	operational := t.wantsOperational()
 	action, kinds := "*", 0 // kinds is how many subjects there are for each site and order
 	switch {

@@ -35,10 +35,12 @@ func newOneCallback(sites ...string) *oneCallback {
 	slots := capacity.NewSlots(8)
 	w := &oneCallback{
 		core: newCore(&environment{
-			conf: &conf, metrics: delivery.NewMetrics(nil), memory: capacity.NewMemory(1 << 20), slots: slots, pacer: &cursorstore.Pacer{}, maxBatch: 1 << 20,
+			conf: &conf, metrics: delivery.NewMetrics(nil), memory: capacity.NewMemory(1 << 20), slots: slots,
+			pacer: &cursorstore.Pacer{}, maxBatch: 1 << 20,
 		}),
 		feed: logreader.NewShared(100, 1<<20, func(int) {}),
-		of:   relay.Callback{ID: "bms", Client: "shop", Generation: "g", Concurrency: 8, TimeoutSeconds: 5, Mode: relay.ModeEvery, Filter: relay.Filter{Sites: sites}},
+		of: relay.Callback{ID: "bms", Client: "shop", Generation: "g", Concurrency: 8, TimeoutSeconds: 5,
+			Mode: relay.ModeEvery, Filter: relay.Filter{Sites: sites}},
 	}
 	w.cb = &callback{id: "bms", gen: "g", log: conf.Log, target: w.target(1), cur: cursor.New(conf.policyOf(w.of))}
 	w.cb.sending.allowance = slots.Join("shop", "", func() {})
@@ -66,7 +68,8 @@ func (w *oneCallback) do(m message) {
 }
 
 func (w *oneCallback) read(seq uint64, site string) {
-	w.feed.Add(delivery.Event{Stored: store.Stored{Seq: seq, Site: site, Order: fmt.Sprint(seq), Type: relay.TypeOrderUpdated, Body: []byte("{}")}})
+	w.feed.Add(delivery.Event{Stored: store.Stored{Seq: seq, Site: site, Order: fmt.Sprint(seq),
+		Type: relay.TypeOrderUpdated, Body: []byte("{}")}})
 }
 
 func (w *oneCallback) offer() {
@@ -74,7 +77,8 @@ func (w *oneCallback) offer() {
 	w.do(&newEvents{&w.core.shared, events, through})
 }
 
-// What the shared reader has read of a site before the shard wanted it, and after what the callback has been offered, arrives all the same.
+// What the shared reader has read of a site before the shard wanted it, and after what the callback has been offered,
+// arrives all the same.
 func TestAWiderFilterMissesNothingThatHasBeenRead(t *testing.T) {
 	t.Parallel()
 	w := newOneCallback("leeds")
@@ -92,7 +96,8 @@ func TestAWiderFilterMissesNothingThatHasBeenRead(t *testing.T) {
 	}
 }
 
-// A callback that is changed while it waits to catch up with others reads by itself, as what they will be offered was chosen before.
+// A callback that is changed while it waits to catch up with others reads by itself, as what they will be offered was
+// chosen before.
 func TestAChangeWhileWaitingToCatchUp(t *testing.T) {
 	t.Parallel()
 	w := newOneCallback("leeds")
@@ -149,9 +154,13 @@ func TestWhatLeavesTheLogUnreadIsCounted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		i := slices.IndexFunc(counted, func(f *dto.MetricFamily) bool { return f.GetName() == "audatex_relay_expired_unread_total" })
-		if n := w.cb.cur.Carried().Notices.EverExpired; n != tc.want || counted[i].GetMetric()[0].GetCounter().GetValue() != float64(tc.want) {
-			t.Errorf("the log begins at %d: %d have expired, the metric counts %v, want %d", tc.first, n, counted[i], tc.want)
+		i := slices.IndexFunc(counted, func(f *dto.MetricFamily) bool {
+			return f.GetName() == "audatex_relay_expired_unread_total"
+		})
+		if n := w.cb.cur.Carried().Notices.EverExpired; n != tc.want ||
+			counted[i].GetMetric()[0].GetCounter().GetValue() != float64(tc.want) {
+			t.Errorf("the log begins at %d: %d have expired, the metric counts %v, want %d",
+				tc.first, n, counted[i], tc.want)
 		}
 	}
 	if s, _ := w.core.status(w.cb); s.Backlog != 5 {

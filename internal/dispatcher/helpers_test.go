@@ -32,8 +32,8 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// TestMain lets a property be tried RELAY_CRASH_KILLS times (.ci/full sets it), and a few times otherwise: each try runs a
-// dispatcher. The flag -rapid.checks goes before both.
+// TestMain lets a property be tried RELAY_CRASH_KILLS times (.ci/full sets it), and a few times otherwise: each try
+// runs a dispatcher. The flag -rapid.checks goes before both.
 func TestMain(m *testing.M) {
 	checks := "6"
 	if s := os.Getenv("RELAY_CRASH_KILLS"); s != "" {
@@ -92,7 +92,8 @@ func (b *bench) open(g *gate) *store.Store {
 		b.t.Fatal(err)
 	}
 	s, err := store.Open(context.Background(), store.Config{
-		Conn: b.conn, Topology: b.topo, Sealer: sealer, Log: slog.New(slog.DiscardHandler), Gate: store.Gate{Before: g.before, After: g.after},
+		Conn: b.conn, Topology: b.topo, Sealer: sealer, Log: slog.New(slog.DiscardHandler),
+		Gate: store.Gate{Before: g.before, After: g.after},
 	})
 	if err != nil {
 		b.t.Fatal(err)
@@ -326,12 +327,14 @@ func allShards() []int {
 func (b *bench) join(changes ...func(*dispatcher.Config)) *running {
 	b.t.Helper()
 	g := &gate{}
-	send := sender.New(sender.Config{AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, UserAgent: "test"})
+	send := sender.New(sender.Config{AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		UserAgent: "test"})
 	s, log := b.open(g), slog.New(slog.DiscardHandler)
 	conf := dispatcher.Config{
 		Store: s, Operational: b, Log: log, Grace: time.Second,
-		Schedule: []time.Duration{5 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond, time.Hour}, ProbeSchedule: []time.Duration{5 * time.Millisecond},
-		Jitter: func(d time.Duration) time.Duration { return d },
+		Schedule:      []time.Duration{5 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond, time.Hour},
+		ProbeSchedule: []time.Duration{5 * time.Millisecond},
+		Jitter:        func(d time.Duration) time.Duration { return d },
 	}
 	for _, change := range changes {
 		change(&conf)
@@ -535,21 +538,22 @@ func (b *bench) closings(id, generation string) map[uint64]relay.DeliveryStatus 
 		return ends
 	}
 	var tallied, counted int
-	err = b.store.Attempts.Walk(context.Background(), id, generation, newest, func(seq uint64, _ time.Time, batch relay.AttemptBatch) bool {
-		if seq == newest { // the last one of its hour
-			for _, n := range batch.Tally.Ends {
-				tallied += n
+	err = b.store.Attempts.Walk(context.Background(), id, generation, newest,
+		func(seq uint64, _ time.Time, batch relay.AttemptBatch) bool {
+			if seq == newest { // the last one of its hour
+				for _, n := range batch.Tally.Ends {
+					tallied += n
+				}
+				newest = batch.Tally.Before
 			}
-			newest = batch.Tally.Before
-		}
-		for _, r := range batch.Records {
-			if r.Closing != "" {
-				counted++
-				ends[r.Seq] = r.Closing
+			for _, r := range batch.Records {
+				if r.Closing != "" {
+					counted++
+					ends[r.Seq] = r.Closing
+				}
 			}
-		}
-		return true
-	})
+			return true
+		})
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -39,7 +39,8 @@ func TestASkipInABatchUnderWayEndsItOnce(t *testing.T) {
 			until(t, "all wait", func() bool { s, _ := d.Status("bms"); return s.Backlog == 4 })
 			release <- struct{}{}
 			<-arrived // the newest of the other three
-			if w, err := d.Skip(context.Background(), "bms", cb.Generation, events[skipped]); w != relay.PositionSkipped || err != nil {
+			if w, err := d.Skip(context.Background(), "bms", cb.Generation,
+				events[skipped]); w != relay.PositionSkipped || err != nil {
 				t.Fatalf("skip: %v, %v", w, err)
 			}
 			free()
@@ -105,14 +106,16 @@ func TestAnEventThatWasNotReachedHasNotEnded(t *testing.T) {
 	arrived, release := make(chan struct{}, 10), make(chan struct{})
 	free := sync.OnceFunc(func() { close(release) })
 	defer free()
-	cb := callback("bms", newReceiver(t, func(relay.Event, int) int { arrived <- struct{}{}; <-release; return 200 }).URL)
+	cb := callback("bms",
+		newReceiver(t, func(relay.Event, int) int { arrived <- struct{}{}; <-release; return 200 }).URL)
 	b.register(cb)
 	d := b.start()
 	first := b.publish("leeds", 1)
 	<-arrived
 	second := b.publish("leeds", 1)
 	until(t, "both wait", func() bool { s, _ := d.Status("bms"); return s.Backlog == 2 })
-	if w, earlier, err := d.Retry("bms", cb.Generation, second, order(1)); w != relay.PositionEarlier || earlier != first || err != nil {
+	if w, earlier, err := d.Retry("bms", cb.Generation, second, order(1)); w != relay.PositionEarlier ||
+		earlier != first || err != nil {
 		t.Errorf("a retry behind the first attempt: %v, %d, %v", w, earlier, err)
 	}
 	if w, _, err := d.Retry("bms", cb.Generation, first, order(1)); w != relay.PositionDue || err != nil {
@@ -131,7 +134,8 @@ func TestAnEventThatWasNotReachedHasNotEnded(t *testing.T) {
 	if w, err := d.Skip(context.Background(), "bms", cb.Generation, last); w != relay.PositionUnread || err != nil {
 		t.Errorf("a skip of what was not read: %v, %v", w, err)
 	}
-	if w, _, err := d.Retry("bms", cb.Generation, last, order(2)); w != relay.PositionUnread && w != relay.PositionEarlier || err != nil {
+	if w, _, err := d.Retry("bms", cb.Generation, last, order(2)); w != relay.PositionUnread &&
+		w != relay.PositionEarlier || err != nil {
 		t.Errorf("a retry of what was not read: %v, %v", w, err)
 	}
 	if w, err := d.Skip(context.Background(), "bms", cb.Generation, first); w != relay.PositionEnded || err != nil {
@@ -143,14 +147,15 @@ func TestAnEventThatWasNotReachedHasNotEnded(t *testing.T) {
 func (b *bench) allClosings(id, generation string) map[uint64][]relay.DeliveryStatus {
 	b.t.Helper()
 	ends := map[uint64][]relay.DeliveryStatus{}
-	err := b.store.Attempts.Walk(context.Background(), id, generation, 0, func(_ uint64, _ time.Time, batch relay.AttemptBatch) bool {
-		for _, r := range batch.Records {
-			if r.Closing != "" {
-				ends[r.Seq] = append(ends[r.Seq], r.Closing)
+	err := b.store.Attempts.Walk(context.Background(), id, generation, 0,
+		func(_ uint64, _ time.Time, batch relay.AttemptBatch) bool {
+			for _, r := range batch.Records {
+				if r.Closing != "" {
+					ends[r.Seq] = append(ends[r.Seq], r.Closing)
+				}
 			}
-		}
-		return true
-	})
+			return true
+		})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -185,12 +190,16 @@ func TestASkipIsStoredWhenItReturns(t *testing.T) {
 	}
 	release()
 	second := b.publish("leeds", 2)
-	until(t, "the second one waits", func() bool { v, _ := d.Delivery("bms", second, order(2)); return v.Attempts == 1 })
+	until(t, "the second one waits", func() bool {
+		v, _ := d.Delivery("bms", second, order(2))
+		return v.Attempts == 1
+	})
 	if w, err := d.Skip(context.Background(), "bms", cb.Generation, second); w != relay.PositionSkipped || err != nil {
 		t.Fatalf("skip: %v, %v", w, err)
 	}
 	d.crash()
-	if ends := b.closings("bms", cb.Generation); ends[first] != relay.DeliverySkipped || ends[second] != relay.DeliverySkipped {
+	if ends := b.closings("bms", cb.Generation); ends[first] != relay.DeliverySkipped ||
+		ends[second] != relay.DeliverySkipped {
 		t.Errorf("they ended %v", ends)
 	}
 	well.Store(true)

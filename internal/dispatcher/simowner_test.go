@@ -184,7 +184,8 @@ func (o *simOwner) readLanes() {
 	for i, r := range lanes {
 		found := &refilled{refill: r, through: r.of.Through, more: i < len(lanes)-1}
 		for _, ev := range o.log {
-			if ev.Order == r.of.Order && ev.Seq >= max(r.of.From, o.first) && ev.Seq <= r.of.Through && r.target.Matches(ev) {
+			if ev.Order == r.of.Order && ev.Seq >= max(r.of.From, o.first) &&
+				ev.Seq <= r.of.Through && r.target.Matches(ev) {
 				found.seqs = append(found.seqs, ev.Seq)
 			}
 		}
@@ -230,7 +231,8 @@ func (o *simOwner) catchUp() {
 	o.members = nil
 }
 
-// load reads what is stored and then, of those that nobody has written meanwhile, writes it under the owner's epoch and hands them over.
+// load reads what is stored and then, of those that nobody has written meanwhile, writes it under the owner's epoch and
+// hands them over.
 func (o *simOwner) load() {
 	what := o.toLoad
 	switch {
@@ -343,7 +345,9 @@ func (o *simOwner) store() {
 			work.failed = true
 			continue
 		}
-		if doc := o.docs[id]; doc.Epoch > o.epoch || slices.ContainsFunc(work.changes.Lanes, func(l cursor.Lane) bool { return o.lanes[id][l.Order].Epoch > o.epoch }) {
+		if doc := o.docs[id]; doc.Epoch > o.epoch || slices.ContainsFunc(work.changes.Lanes, func(l cursor.Lane) bool {
+			return o.lanes[id][l.Order].Epoch > o.epoch
+		}) {
 			work.failed, work.fenced = true, doc.Epoch
 			continue
 		}

@@ -23,16 +23,18 @@ var (
 // simReceiver is what has come to the receiver of one callback of one generation, and how each delivery has ended.
 type simReceiver struct {
 	arrived map[uint64]bool
-	newest  map[string]uint64 // by order: what a receiver has that takes an event if its sequence is above the one it has
-	from    map[string]uint64 // by order: the epoch of the owner who sent that
-	ended   map[uint64]bool   // need not arrive any more; that may not be stored
-	how     map[uint64]relay.AttemptRecord
-	passed  map[uint64]bool // did not match at some time since it was published
+	// by order: what a receiver has that takes an event if its sequence is above the one it has
+	newest map[string]uint64
+	from   map[string]uint64 // by order: the epoch of the owner who sent that
+	ended  map[uint64]bool   // need not arrive any more; that may not be stored
+	how    map[uint64]relay.AttemptRecord
+	passed map[uint64]bool // did not match at some time since it was published
 }
 
 func newSimReceiver() *simReceiver {
 	return &simReceiver{
-		arrived: map[uint64]bool{}, newest: map[string]uint64{}, from: map[string]uint64{}, ended: map[uint64]bool{}, how: map[uint64]relay.AttemptRecord{}, passed: map[uint64]bool{},
+		arrived: map[uint64]bool{}, newest: map[string]uint64{}, from: map[string]uint64{}, ended: map[uint64]bool{},
+		how: map[uint64]relay.AttemptRecord{}, passed: map[uint64]bool{},
 	}
 }
 
@@ -132,7 +134,8 @@ func (o *simOwner) receive(j *job) {
 		if before.Seq >= ev.Seq {
 			break
 		}
-		if before.Order == ev.Order && o.due[key][before.Seq] && !r.arrived[before.Seq] && !r.ended[before.Seq] && !slices.Contains(j.Seqs, before.Seq) {
+		if before.Order == ev.Order && o.due[key][before.Seq] && !r.arrived[before.Seq] && !r.ended[before.Seq] &&
+			!slices.Contains(j.Seqs, before.Seq) {
 			o.t.Fatalf("%s gets %d before %d of the same order", key, ev.Seq, before.Seq)
 		}
 	}
@@ -201,7 +204,8 @@ func (o *simOwner) disable() {
 		return // it is tried again
 	}
 	d := pick(o.t, &o.disables)
-	if t := o.targets[d.cb.id]; t != nil && t.Callback.Generation == d.cb.gen && t.Callback.Resumed == d.resumed && t.Callback.Disabled == nil {
+	if t := o.targets[d.cb.id]; t != nil && t.Callback.Generation == d.cb.gen && t.Callback.Resumed == d.resumed &&
+		t.Callback.Disabled == nil {
 		cb := t.Callback
 		cb.Disabled = &d.why
 		o.configure(cb)
@@ -248,8 +252,9 @@ func (w *simWorld) ageOut() {
 	}
 }
 
-// checkEnds looks at how all deliveries have ended: what was wanted has neither expired in the log nor ceased to match, what was delivered has arrived, what was superseded has a newer event of
-// its order that was sent, and a receiver that follows the rule of the sequence has the newest of each order that was delivered.
+// checkEnds looks at how all deliveries have ended: what was wanted has neither expired in the log nor ceased to match,
+// what was delivered has arrived, what was superseded has a newer event of its order that was sent, and a receiver that
+// follows the rule of the sequence has the newest of each order that was delivered.
 func (w *simWorld) checkEnds() {
 	for _, t := range w.targets {
 		key := keyOf(t.Callback)
@@ -260,8 +265,10 @@ func (w *simWorld) checkEnds() {
 			superseded := strings.Contains(record.Reason, "mode latest")
 			switch {
 			case !ended:
-			case w.due[key][ev.Seq] && (record.Closing == relay.DeliveryExpired || strings.Contains(record.Reason, "no longer matches")):
-				w.t.Fatalf("%d ended %s at %s (%s), which has wanted it all the time", ev.Seq, record.Closing, key, record.Reason)
+			case w.due[key][ev.Seq] &&
+				(record.Closing == relay.DeliveryExpired || strings.Contains(record.Reason, "no longer matches")):
+				w.t.Fatalf("%d ended %s at %s (%s), which has wanted it all the time",
+					ev.Seq, record.Closing, key, record.Reason)
 			case record.Closing == relay.DeliveryDelivered && (!r.arrived[ev.Seq] || r.newest[ev.Order] < ev.Seq):
 				w.t.Fatalf("%d counts as delivered to %s, which has %d of its order", ev.Seq, key, r.newest[ev.Order])
 			case superseded && sent[ev.Order] == 0:

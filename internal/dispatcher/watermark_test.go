@@ -17,13 +17,16 @@ import (
 func TestAQuietShardWritesNothing(t *testing.T) {
 	t.Parallel()
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler),
+		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	cursors := cursorstore.New(s, store.CallbackCursors, slog.New(slog.DiscardHandler))
-	mark, _, err := cursors.AdoptWatermark(t.Context(), 0, 1, func(context.Context, uint64) (uint64, error) { return 0, nil })
+	mark, _, err := cursors.AdoptWatermark(t.Context(), 0, 1, func(context.Context, uint64) (uint64, error) {
+		return 0, nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +64,8 @@ func TestAQuietShardWritesNothing(t *testing.T) {
 			}
 		}
 		storedThrough := w.cb.storing.storedThrough
-		w.cb.storing.storedThrough, w.cb.reading.source = seq-1, readsCatchUp // one that comes later may be further back
+		// one that comes later may be further back
+		w.cb.storing.storedThrough, w.cb.reading.source = seq-1, readsCatchUp
 		if back, revision := sweep(); back != position || revision != written {
 			t.Fatalf("the watermark was %d and is %d", position, back)
 		}

@@ -157,10 +157,11 @@ func (d *Doctor) replicas(ctx context.Context) []Check {
 	}
 	found := bad.found("leases")
 	if n := relay.Shards - len(owned); n > 0 {
-		return append(found, Wrong(Replicas, "", plural(n, "shard has", "shards have")+" no owner: their connections are not polled, "+
-			"their callbacks get nothing",
-			"wait for half a minute after a replica has gone; if it stays so, look in the logs of all replicas "+
-				"for lines about the store, and restart them one by one"))
+		return append(found,
+			Wrong(Replicas, "", plural(n, "shard has", "shards have")+" no owner: their connections are not polled, "+
+				"their callbacks get nothing",
+				"wait for half a minute after a replica has gone; if it stays so, look in the logs of all replicas "+
+					"for lines about the store, and restart them one by one"))
 	}
 	return append(found, ok(Replicas, "", "%s, and every shard has an owner", plural(members, "replica", "replicas")))
 }
@@ -174,14 +175,16 @@ func (d *Doctor) keys(context.Context) []Check {
 	var found []Check
 	for _, k := range s.Keys {
 		if s.Use(k) == "missing" && k.Secrets > 0 {
-			found = append(found, Wrong(Keys, keyName(k.ID), plural(k.Secrets, "secret is", "secrets are")+" encrypted with a key that is not given",
+			found = append(found, Wrong(Keys, keyName(k.ID),
+				plural(k.Secrets, "secret is", "secrets are")+" encrypted with a key that is not given",
 				"add the key to RELAY_ENCRYPTION_KEYS; without it they must be made again"))
 		}
 	}
 	switch {
 	case len(found) > 0:
 	case !s.Through():
-		found = append(found, ok(Keys, keyName(s.Writing), "it encrypts; %s encrypted with others, and encrypted again in the background",
+		found = append(found, ok(Keys, keyName(s.Writing),
+			"it encrypts; %s encrypted with others, and encrypted again in the background",
 			plural(s.Left, "secret is", "secrets are")))
 	default:
 		found = append(found, ok(Keys, keyName(s.Writing), "it has encrypted everything"))

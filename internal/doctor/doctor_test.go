@@ -60,14 +60,16 @@ func newWorld(t *testing.T) *world {
 	dir := t.TempDir()
 	nc := natstest.StartIn(t, dir)
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer, Log: slog.New(slog.DiscardHandler),
+		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer,
+		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := &world{
 		t: t, store: s, roots: x509.NewCertPool(), health: map[string]string{},
-		keys: store.KeyStatus{CheckedAt: time.Now(), Writing: 7, Keys: []store.KeyUse{{ID: 7, Given: true, Secrets: 3}}},
+		keys: store.KeyStatus{CheckedAt: time.Now(), Writing: 7,
+			Keys: []store.KeyUse{{ID: 7, Given: true, Secrets: 3}}},
 		date: func() string { return time.Now().UTC().Format(http.TimeFormat) },
 	}
 	w.vendor = httptest.NewServer(http.HandlerFunc(func(a http.ResponseWriter, r *http.Request) {
@@ -79,7 +81,8 @@ func newWorld(t *testing.T) *world {
 	}))
 	t.Cleanup(w.vendor.Close)
 	for n := range relay.Shards {
-		w.put(s.Owners.Set(t.Context(), store.LeaseKey(n), store.Owner{Lease: &store.Lease{Replica: "a", Nonce: "b", Epoch: 1}}))
+		w.put(s.Owners.Set(t.Context(), store.LeaseKey(n),
+			store.Owner{Lease: &store.Lease{Replica: "a", Nonce: "b", Epoch: 1}}))
 	}
 	w.put(s.Owners.Set(t.Context(), store.MemberKey("a", "b"), store.Owner{Member: &store.Member{Replica: "a", Nonce: "b"}}))
 	w.config = Config{
@@ -131,7 +134,8 @@ func (w *world) callback(id, address string, disabled *relay.Disabled) {
 func (w *world) client(id string, life time.Duration, ends time.Time) {
 	w.t.Helper()
 	key := relay.Key{ID: "k-1", Role: relay.RoleRead, CreatedAt: ends.Add(-life), ExpiresAt: &ends}
-	w.put(w.store.Clients.Set(w.t.Context(), id, relay.Client{ID: id, Generation: "g", Keys: []relay.Key{key, {ID: "k-2"}}}))
+	w.put(w.store.Clients.Set(w.t.Context(), id,
+		relay.Client{ID: id, Generation: "g", Keys: []relay.Key{key, {ID: "k-2"}}}))
 }
 
 // receiver serves TLS with a certificate that was made for a year and ends at a time.
@@ -145,15 +149,18 @@ func (w *world) receiverFor(life time.Duration, ends time.Time) string {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	w.put(err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: ends.Add(-life), NotAfter: ends, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		SerialNumber: big.NewInt(1), NotBefore: ends.Add(-life), NotAfter: ends,
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	w.put(err)
 	certificate, err := x509.ParseCertificate(der)
 	w.put(err)
 	w.roots.AddCert(certificate)
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { w.t.Error("a request was sent") }))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		w.t.Error("a request was sent")
+	}))
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	server.StartTLS()
@@ -164,7 +171,8 @@ func (w *world) receiverFor(life time.Duration, ends time.Time) string {
 // examine returns the report's troubles, one on each line.
 func (w *world) examine() (troubles string, r Report) {
 	w.t.Helper()
-	w.config.Sender = sender.New(sender.Config{AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, RootCAs: w.roots})
+	w.config.Sender = sender.New(sender.Config{AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		RootCAs: w.roots})
 	defer w.config.Sender.Close()
 	r, err := New(w.config).Examine(w.t.Context())
 	w.put(err)
@@ -189,9 +197,11 @@ func (w *world) examine() (troubles string, r Report) {
 func (w *world) owns(replica string, shards ...int) {
 	w.t.Helper()
 	for _, n := range shards {
-		w.put(w.store.Owners.Set(w.t.Context(), store.LeaseKey(n), store.Owner{Lease: &store.Lease{Replica: replica, Nonce: "b", Epoch: 1}}))
+		w.put(w.store.Owners.Set(w.t.Context(), store.LeaseKey(n),
+			store.Owner{Lease: &store.Lease{Replica: replica, Nonce: "b", Epoch: 1}}))
 	}
-	w.put(w.store.Owners.Set(w.t.Context(), store.MemberKey(replica, "b"), store.Owner{Member: &store.Member{Replica: replica, Nonce: "b"}}))
+	w.put(w.store.Owners.Set(w.t.Context(), store.MemberKey(replica, "b"),
+		store.Owner{Member: &store.Member{Replica: replica, Nonce: "b"}}))
 }
 
 // TestWhatNobodyRenewsShowsNoReplica: a server that was killed may have records again that had expired, and never
@@ -220,7 +230,9 @@ func TestWhatNobodyRenewsShowsNoReplica(t *testing.T) {
 		w.owns("c", n)
 	}
 	_, r := w.examine()
-	if !slices.ContainsFunc(r.Checks, func(c Check) bool { return c.Finding == "1 replica, and every shard has an owner" }) {
+	if !slices.ContainsFunc(r.Checks, func(c Check) bool {
+		return c.Finding == "1 replica, and every shard has an owner"
+	}) {
 		t.Errorf("an old member counts: %+v", r.Checks)
 	}
 }
@@ -231,7 +243,8 @@ func TestAWellRelay(t *testing.T) {
 	w := newWorld(t)
 	w.connect("leeds", func(*relay.Connection, *relay.TokenRecord, *relay.Poll) {})
 	w.callback("a", w.receiver(time.Now().Add(90*24*time.Hour))+"/hooks/s3cr3t", nil)
-	w.callback("b", w.receiverFor(6*24*time.Hour, time.Now().Add(3*24*time.Hour))+"/hooks/s3cr3t", nil) // renewed every three days
+	// renewed every three days
+	w.callback("b", w.receiverFor(6*24*time.Hour, time.Now().Add(3*24*time.Hour))+"/hooks/s3cr3t", nil)
 	w.client("acme", 5*24*time.Hour, time.Now().Add(5*24*time.Hour))
 	w.client("bolt", 365*24*time.Hour, time.Now().Add(-time.Hour))
 	troubles, r := w.examine()
@@ -264,7 +277,8 @@ func TestEveryFaultIsFound(t *testing.T) {
 			w.date = func() string { return time.Now().Add(10 * time.Minute).UTC().Format(http.TimeFormat) }
 		}, "vendor clock: this machine's clock and that of"},
 		"the vendor is away": {func(w *world) { w.vendor.Close() }, "vendor 127.0.0.1:"},
-		"a key is missing":   {func(w *world) { w.keys.Keys = append(w.keys.Keys, store.KeyUse{ID: 9, Secrets: 2}) }, "keys key 9: 2 secrets are encrypted with a key that is not given"},
+		"a key is missing": {func(w *world) { w.keys.Keys = append(w.keys.Keys, store.KeyUse{ID: 9, Secrets: 2}) },
+			"keys key 9: 2 secrets are encrypted with a key that is not given"},
 		"a shard without an owner": {func(w *world) {
 			_, revision, err := w.store.Owners.Get(w.t.Context(), store.LeaseKey(3))
 			w.put(err)
@@ -285,21 +299,25 @@ func TestEveryFaultIsFound(t *testing.T) {
 			c.MaxBytes = 1000
 			_, err = w.store.JetStream().UpdateStream(w.t.Context(), c)
 			w.put(err)
-			_, err = w.store.JetStream().Publish(w.t.Context(), strings.ReplaceAll(strings.ReplaceAll(c.Subjects[0], "*", "x"), ">", "x"), make([]byte, 900))
+			_, err = w.store.JetStream().Publish(w.t.Context(),
+				strings.ReplaceAll(strings.ReplaceAll(c.Subjects[0], "*", "x"), ">", "x"), make([]byte, 900))
 			w.put(err)
 		}, "storage relay_audit: "},
 		"no disk": {func(w *world) {
 			w.config.DataDir += "/gone"
 			w.config.Started = []Check{Wrong(Settings, "X", "bad", "mend")}
 		}, "settings X: bad"},
-		"the rate": {func(w *world) { w.config.Rate = 1 }, "settings RELAY_AUDATEX_RATE: polling alone needs 1 requests a minute, and it allows 1"},
+		"the rate": {func(w *world) { w.config.Rate = 1 },
+			"settings RELAY_AUDATEX_RATE: polling alone needs 1 requests a minute, and it allows 1"},
 		"no consent": {func(w *world) {
 			w.connect("york", func(_ *relay.Connection, k *relay.TokenRecord, _ *relay.Poll) {
 				k.ConsentRequiredSince, k.Reason = &now, "invalid_grant"
 			})
 		}, "connections york: it needs a consent since"},
 		"no token": {func(w *world) {
-			w.connect("york", func(_ *relay.Connection, k *relay.TokenRecord, _ *relay.Poll) { k.Generation = "former" })
+			w.connect("york", func(_ *relay.Connection, k *relay.TokenRecord, _ *relay.Poll) {
+				k.Generation = "former"
+			})
 		}, "connections york: nobody has consented yet"},
 		"polls fail": {func(w *world) {
 			w.connect("york", func(_ *relay.Connection, _ *relay.TokenRecord, p *relay.Poll) {
@@ -308,7 +326,8 @@ func TestEveryFaultIsFound(t *testing.T) {
 		}, "connections york: its polls fail since"},
 		"the relay's own client is refused": {func(w *world) {
 			w.connect("york", func(_ *relay.Connection, _ *relay.TokenRecord, p *relay.Poll) {
-				p.FailingSince, p.Outcome.Result, p.Outcome.Error = &now, "forbidden", "the vendor refuses the relay's own client: invalid_client"
+				p.FailingSince, p.Outcome.Result, p.Outcome.Error = &now, "forbidden",
+					"the vendor refuses the relay's own client: invalid_client"
 			})
 		}, "correct RELAY_AUDATEX_CLIENT_ID or the client secret"},
 		"no polls": {func(w *world) {
@@ -320,21 +339,35 @@ func TestEveryFaultIsFound(t *testing.T) {
 			_, err := w.store.JetStream().Publish(w.t.Context(), "$KV.relay_connections.york", []byte("{"))
 			w.put(err)
 		}, "storage connections: 1 document cannot be read"},
-		"disabled": {func(w *world) { w.callback("b", "https://gone.invalid/x", &relay.Disabled{Reason: "gone", At: now}) }, "callbacks b: it is disabled since"},
-		"failing":  {func(w *world) { w.health["a"] = "failing" }, "callbacks a: its attempts fail"},
-		"no name":  {func(w *world) { w.callback("b", "https://no-such-host.invalid/s3cr3t", nil) }, "callbacks https://no-such-host.invalid: the receiver of b cannot be reached"},
+		"disabled": {func(w *world) {
+			w.callback("b", "https://gone.invalid/x",
+				&relay.Disabled{Reason: "gone", At: now})
+		}, "callbacks b: it is disabled since"},
+		"failing": {func(w *world) { w.health["a"] = "failing" }, "callbacks a: its attempts fail"},
+		"no name": {func(w *world) { w.callback("b", "https://no-such-host.invalid/s3cr3t", nil) },
+			"callbacks https://no-such-host.invalid: the receiver of b cannot be reached"},
 		"no name of the access tokens' server": {func(w *world) {
 			cb := relay.Callback{ID: "b", Client: "acme", Generation: "g"}
 			cb.SetURL(w.receiver(now.Add(90*24*time.Hour)) + "/s3cr3t")
 			cb.Secrets.Auth = &relay.Auth{Type: relay.AuthOAuth2, TokenURL: "https://no-such-host.invalid/s3cr3t"}
 			w.put(w.store.Callbacks.Set(w.t.Context(), "b", cb))
 		}, "callbacks https://no-such-host.invalid: the receiver of b (its access tokens) cannot be reached"},
-		"no listener":                  {func(w *world) { w.callback("b", "http://127.0.0.1:1/s3cr3t", nil) }, "connection refused"},
-		"a forbidden address":          {func(w *world) { w.callback("b", "https://10.1.2.3/s3cr3t", nil) }, "callbacks may not reach a private address"},
-		"an expired certificate":       {func(w *world) { w.callback("b", w.receiver(now.Add(-time.Hour))+"/s3cr3t", nil) }, "the certificate has expired"},
-		"a key that ends soon":         {func(w *world) { w.client("acme", 365*24*time.Hour, now.Add(13*24*time.Hour)) }, "clients acme: its key k-1 ends at"},
-		"a short key at its end":       {func(w *world) { w.client("acme", 5*24*time.Hour, now.Add(24*time.Hour)) }, "clients acme: its key k-1 ends at"},
-		"a certificate that ends soon": {func(w *world) { w.callback("b", w.receiver(now.Add(10*24*time.Hour))+"/s3cr3t", nil) }, "the certificate of the receiver of b ends at"},
+		"no listener": {func(w *world) { w.callback("b", "http://127.0.0.1:1/s3cr3t", nil) },
+			"connection refused"},
+		"a forbidden address": {func(w *world) { w.callback("b", "https://10.1.2.3/s3cr3t", nil) },
+			"callbacks may not reach a private address"},
+		"an expired certificate": {func(w *world) {
+			w.callback("b", w.receiver(now.Add(-time.Hour))+"/s3cr3t", nil)
+		}, "the certificate has expired"},
+		"a key that ends soon": {func(w *world) {
+			w.client("acme", 365*24*time.Hour, now.Add(13*24*time.Hour))
+		}, "clients acme: its key k-1 ends at"},
+		"a short key at its end": {func(w *world) { w.client("acme", 5*24*time.Hour, now.Add(24*time.Hour)) },
+			"clients acme: its key k-1 ends at"},
+		"a certificate that ends soon": {func(w *world) {
+			w.callback("b",
+				w.receiver(now.Add(10*24*time.Hour))+"/s3cr3t", nil)
+		}, "the certificate of the receiver of b ends at"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -358,14 +391,17 @@ func TestEveryRefusalIsKnown(t *testing.T) {
 	w.config.Conn.SetErrorHandler(func(*nats.Conn, *nats.Subscription, error) { heard++ })
 	d := New(w.config)
 	refuse := func(subject string) {
-		w.config.Conn.ErrorHandler()(w.config.Conn, nil, fmt.Errorf("%w: Publish to %q", nats.ErrPermissionViolation, subject))
+		w.config.Conn.ErrorHandler()(w.config.Conn, nil,
+			fmt.Errorf("%w: Publish to %q", nats.ErrPermissionViolation, subject))
 	}
 	refuse("relay.a")
 	refuse("relay.b")
 	refuse("relay.a")
 	w.config.Conn.ErrorHandler()(w.config.Conn, nil, nats.ErrSlowConsumer)
 	found := d.refused.found()
-	if len(found) != 2 || !strings.Contains(found[0].Finding, "relay.b") || !strings.Contains(found[1].Finding, `2 times since its start: nats: permissions violation: Publish to "relay.a"`) {
+	if len(found) != 2 || !strings.Contains(found[0].Finding, "relay.b") ||
+		!strings.Contains(found[1].Finding,
+			`2 times since its start: nats: permissions violation: Publish to "relay.a"`) {
 		t.Errorf("%+v", found)
 	}
 	for i := range 2 * refusalsKept {
@@ -376,14 +412,16 @@ func TestEveryRefusalIsKnown(t *testing.T) {
 	}
 }
 
-// TestAnAccountWithoutALimit: on a cluster nothing can warn before it is full then, and the report has a finding about it.
+// TestAnAccountWithoutALimit: on a cluster nothing can warn before it is full then, and the report has a finding about
+// it.
 func TestAnAccountWithoutALimit(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.config.Embedded = false
 	_, r := w.examine()
 	if !slices.ContainsFunc(r.Checks, func(c Check) bool {
-		return c.Area == Storage && c.Subject == "account" && c.State == Unchecked && strings.Contains(c.Finding, "nothing can warn")
+		return c.Area == Storage && c.Subject == "account" && c.State == Unchecked &&
+			strings.Contains(c.Finding, "nothing can warn")
 	}) {
 		t.Errorf("%+v", r.Checks)
 	}

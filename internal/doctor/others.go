@@ -67,21 +67,27 @@ func (d *Doctor) connections(ctx context.Context) []Check {
 			found = append(found, check)
 		case !c.Paused && time.Since(since) > notPolledFor:
 			late++
-			found = append(found, Wrong(Connections, c.ID, "it should have been polled at "+since.UTC().Format(time.RFC3339),
-				"after a start wait for a minute; else look at the vendor, the request budget, and the replica that owns it"))
+			found = append(found, Wrong(Connections, c.ID,
+				"it should have been polled at "+since.UTC().Format(time.RFC3339),
+				"after a start wait for a minute; else look at the vendor, the request budget, and the replica that "+
+					"owns it"))
 		case !c.Paused:
 			well++
 		}
 	})
 	if late > well {
-		found = append(found, Wrong(Relay, "polls", plural(late, "connection that could be polled is", "connections that could be polled are")+" not polled",
-			"after a start wait for a minute; else raise RELAY_AUDATEX_RATE or RELAY_POLL_INTERVAL if the budget is used up, "+
+		found = append(found, Wrong(Relay, "polls",
+			plural(late, "connection that could be polled is", "connections that could be polled are")+" not polled",
+			"after a start wait for a minute; else raise RELAY_AUDATEX_RATE or RELAY_POLL_INTERVAL if the budget is "+
+				"used up, "+
 				"and restart a replica that alone is late"))
 	}
 	if left > 0 {
-		found = append(found, Unknown(Connections, "", "%s not looked at: there was no time", plural(left, "was", "were")))
+		found = append(found,
+			Unknown(Connections, "", "%s not looked at: there was no time", plural(left, "was", "were")))
 	}
-	return append(found, ok(Connections, "", "%d of %d have a consent, and are polled or paused", len(all)-left-wrong-late, len(all)))
+	return append(found,
+		ok(Connections, "", "%d of %d have a consent, and are polled or paused", len(all)-left-wrong-late, len(all)))
 }
 
 // waitsSince returns when the next poll of a connection was or is due.
@@ -123,17 +129,21 @@ func connection(c relay.Connection, token relay.TokenRecord, err error, poll rel
 	case err != nil:
 		return Unknown(Connections, c.ID, "its token cannot be read: %v", err), true
 	case token.ConsentRequiredSince != nil:
-		return Wrong(Connections, c.ID, fmt.Sprintf("it needs a consent since %s: %s", token.ConsentRequiredSince.UTC().Format(time.RFC3339),
+		return Wrong(Connections, c.ID, fmt.Sprintf("it needs a consent since %s: %s",
+			token.ConsentRequiredSince.UTC().Format(time.RFC3339),
 			printable(token.Reason)), link), true
 	case token.RefreshToken.Empty():
 		return Wrong(Connections, c.ID, "nobody has consented yet", link), true
 	case poll.FailingSince != nil && poll.Outcome != nil:
-		remedy := "if the vendor's host can be reached, give the correlationId of lastError to the vendor's service desk"
+		remedy := "if the vendor's host can be reached, give the correlationId of lastError to the vendor's service " +
+			"desk"
 		if poll.Outcome.Result == audatex.Forbidden.String() {
-			remedy = "if it is the relay's own client that is refused, correct RELAY_AUDATEX_CLIENT_ID or the client secret and restart; else " + remedy
+			remedy = "if it is the relay's own client that is refused, correct RELAY_AUDATEX_CLIENT_ID or the client " +
+				"secret and restart; else " + remedy
 		}
 		since := poll.FailingSince.UTC().Format(time.RFC3339)
-		return Wrong(Connections, c.ID, fmt.Sprintf("its polls fail since %s: %s", since, printable(poll.Outcome.Error)), remedy), true
+		return Wrong(Connections, c.ID,
+			fmt.Sprintf("its polls fail since %s: %s", since, printable(poll.Outcome.Error)), remedy), true
 	}
 	return Check{}, false
 }
@@ -153,7 +163,8 @@ func (d *Doctor) callbacks(ctx context.Context) []Check {
 		switch {
 		case cb.Disabled != nil:
 			since := cb.Disabled.At.UTC().Format(time.RFC3339)
-			found = append(found, Wrong(Callbacks, cb.ID, fmt.Sprintf("it is disabled since %s: %s", since, disabled[cb.Disabled.Reason]),
+			found = append(found, Wrong(Callbacks, cb.ID,
+				fmt.Sprintf("it is disabled since %s: %s", since, disabled[cb.Disabled.Reason]),
 				"talk to its operator, then POST /v1/callbacks/"+cb.ID+"/resume"))
 			continue
 		case cb.Paused:
@@ -168,7 +179,8 @@ func (d *Doctor) callbacks(ctx context.Context) []Check {
 		goes(cb.ShownURL, cb.ID)
 		switch opened, err := d.c.Store.OpenCallback(cb); {
 		case err != nil:
-			found = append(found, Unknown(Callbacks, cb.ID, "its secrets cannot be opened, so where it gets access tokens is not known"))
+			found = append(found,
+				Unknown(Callbacks, cb.ID, "its secrets cannot be opened, so where it gets access tokens is not known"))
 		case opened.Secrets.Auth != nil && opened.Secrets.Auth.TokenURL != "":
 			goes(opened.Secrets.Auth.TokenURL, cb.ID+" (its access tokens)")
 		}
@@ -181,15 +193,18 @@ func (d *Doctor) callbacks(ctx context.Context) []Check {
 			silent++
 		}
 		if words, bad := healths[health]; bad {
-			found = append(found, Wrong(Callbacks, id, words, "GET /v1/callbacks/"+id+"/deliveries says what the receiver answers; tell its operator"))
+			found = append(found, Wrong(Callbacks, id, words,
+				"GET /v1/callbacks/"+id+"/deliveries says what the receiver answers; tell its operator"))
 		}
 	}
 	if silent > 0 {
-		found = append(found, Unknown(Callbacks, "", "the owners of %s did not answer", plural(silent, "callback", "callbacks")))
+		found = append(found,
+			Unknown(Callbacks, "", "the owners of %s did not answer", plural(silent, "callback", "callbacks")))
 	}
 	found = append(found, d.receivers(ctx, hosts)...)
 	if len(found) == 0 {
-		found = append(found, ok(Callbacks, "", "%s, and every receiver can be reached, also for access tokens", plural(len(all), "callback", "callbacks")))
+		found = append(found, ok(Callbacks, "", "%s, and every receiver can be reached, also for access tokens",
+			plural(len(all), "callback", "callbacks")))
 	}
 	return found
 }
@@ -197,7 +212,8 @@ func (d *Doctor) callbacks(ctx context.Context) []Check {
 var disabled = map[string]string{"gone": "its receiver answered 410", "failing": "every attempt failed for five days"}
 
 var healths = map[string]string{
-	"failing": "its attempts fail, and are tried again", "open": "its receiver fails for several orders, and is only probed",
+	"failing":   "its attempts fail, and are tried again",
+	"open":      "its receiver fails for several orders, and is only probed",
 	"congested": "more orders wait for it than have a place; nothing is lost",
 }
 
@@ -231,9 +247,11 @@ func receiver(address string, callbacks []string, r sender.Reached) (Check, bool
 	case r.Outcome == sender.Cancelled:
 		return Unknown(Callbacks, host, "it was not reached: %s", r.Reason), true
 	case r.Outcome != sender.Success:
-		return Wrong(Callbacks, host, fmt.Sprintf("the receiver of %s cannot be reached: %s", who, r.Reason), reachRemedies[r.Outcome]), true
+		return Wrong(Callbacks, host, fmt.Sprintf("the receiver of %s cannot be reached: %s", who, r.Reason),
+			reachRemedies[r.Outcome]), true
 	case len(r.Certificates) > 0 && endsSoon(r.Certificates[0]):
-		return Wrong(Callbacks, host, fmt.Sprintf("the certificate of the receiver of %s ends at %s", who, r.Certificates[0].NotAfter.Format(time.RFC3339)),
+		return Wrong(Callbacks, host, fmt.Sprintf("the certificate of the receiver of %s ends at %s",
+			who, r.Certificates[0].NotAfter.Format(time.RFC3339)),
 			"tell its operator to renew it"), true
 	}
 	return Check{}, false
@@ -245,11 +263,13 @@ func endsSoon(c sender.Certificate) bool {
 }
 
 var reachRemedies = map[sender.Outcome]string{
-	sender.ConnectFailed:  "check the name in DNS and the way there; else tell its operator",
-	sender.Timeout:        "check the way there; else tell its operator",
-	sender.TLSFailed:      "tell its operator; for a certificate of an authority of their own see RELAY_CALLBACK_CA_FILE",
-	sender.AddressRefused: "if callbacks may reach that network, add it to RELAY_CALLBACK_ALLOW_CIDRS; else the callback needs another URL",
-	sender.Invalid:        "give the callback another URL",
+	sender.ConnectFailed: "check the name in DNS and the way there; else tell its operator",
+	sender.Timeout:       "check the way there; else tell its operator",
+	sender.TLSFailed: "tell its operator; for a certificate of an authority of their own see " +
+		"RELAY_CALLBACK_CA_FILE",
+	sender.AddressRefused: "if callbacks may reach that network, add it to RELAY_CALLBACK_ALLOW_CIDRS; else the " +
+		"callback needs another URL",
+	sender.Invalid: "give the callback another URL",
 }
 
 // printable takes away what a terminal would not print, and bounds the text: others have chosen some of it.

@@ -38,14 +38,17 @@ func TestGapsAreRepaired(t *testing.T) {
 	t.Logf("seed %d, %d kills", seed, kills)
 	dice := rand.New(rand.NewPCG(seed, 3))
 	c := newCrash(t, 6, sandbox.Config{Seed: seed, Tame: true})
-	c.newReceiver("quick", relaytest.Healthy, map[string]any{"concurrency": 8, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
+	c.newReceiver("quick", relaytest.Healthy,
+		map[string]any{"concurrency": 8, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
 	c.newReceiver("flaky", relaytest.OneInTen, map[string]any{"concurrency": 4})
 	c.start()
 	c.connect()
 	c.register()
 	harness.Eventually(t, "every connection is polled", func() string { return c.unsettled() })
-	look := sandbox.Faults{Share500: 0.1, Share503: 0.1, ShareCut: 0.1, Operations: []sandbox.Operation{sandbox.OpReadOrder}}
-	polls := sandbox.Faults{ShareCutAfterRead: share, ShareLatency: 0.5, Latency: 15 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpPoll}}
+	look := sandbox.Faults{Share500: 0.1, Share503: 0.1, ShareCut: 0.1,
+		Operations: []sandbox.Operation{sandbox.OpReadOrder}}
+	polls := sandbox.Faults{ShareCutAfterRead: share, ShareLatency: 0.5, Latency: 15 * time.Millisecond,
+		Operations: []sandbox.Operation{sandbox.OpPoll}}
 	if err := c.sandbox.SetFaults(polls, look); err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +151,8 @@ func (c *crash) checkRepaired(t *testing.T) {
 				case times > 1:
 					t.Errorf("callback %s: notification %s of order %s has %d events", r.ID, n.ID, o.ID, times)
 				case times == 0 && stored && !n.Lost:
-					t.Errorf("callback %s: notification %s of order %s was carried in full and has no event", r.ID, n.ID, o.ID)
+					t.Errorf("callback %s: notification %s of order %s was carried in full and has no event",
+						r.ID, n.ID, o.ID)
 				case times == 0:
 					missing = true
 				}
@@ -172,8 +176,10 @@ func (c *crash) checkRepaired(t *testing.T) {
 		}
 	}
 	counters := c.sandbox.Counters()
-	t.Logf("%d orders, %d notifications handed out, %d lost in cut answers (%d orders by the vendor's count); %d changes found by reading again, %d orders repaired, %d not seen by either receiver",
-		counters.OrdersCreated, counters.NotificationsHandedOut, counters.NotificationsLost, len(lost), found, repaired, unseen/len(c.receivers))
+	t.Logf("%d orders, %d notifications handed out, %d lost in cut answers (%d orders by the vendor's count); %d "+
+		"changes found by reading again, %d orders repaired, %d not seen by either receiver",
+		counters.OrdersCreated, counters.NotificationsHandedOut, counters.NotificationsLost, len(lost), found,
+		repaired, unseen/len(c.receivers))
 }
 
 // checkSuspected compares the suspected gaps with the cuts and the polls that were interrupted.
@@ -204,11 +210,12 @@ func (c *crash) checkSuspected(t *testing.T, interrupted map[string]bool) {
 	}
 	cuts := int(c.sandbox.Counters().Faults["cutAfterRead"])
 	if len(told) < cuts || len(told) > cuts+len(interrupted) {
-		t.Errorf("%d gaps told for %d answers that were cut and %d polls that were interrupted:\n%s", len(told), cuts, len(interrupted),
-			strings.Join(slices.Sorted(maps.Keys(told)), "\n"))
+		t.Errorf("%d gaps told for %d answers that were cut and %d polls that were interrupted:\n%s", len(told), cuts,
+			len(interrupted), strings.Join(slices.Sorted(maps.Keys(told)), "\n"))
 	}
 	if len(told) > 0 && len(runs) == 0 {
 		t.Error("no run was told")
 	}
-	t.Logf("%d answers cut, %d polls interrupted, %d gaps told, %d runs told", cuts, len(interrupted), len(told), len(runs))
+	t.Logf("%d answers cut, %d polls interrupted, %d gaps told, %d runs told",
+		cuts, len(interrupted), len(told), len(runs))
 }

@@ -29,7 +29,8 @@ func TestSiteAndCompanyTellOfTheSameOrders(t *testing.T) {
 	}
 	delete(w.env, "RELAY_DATA_DIR")
 	delete(w.env, "RELAY_NATS_LISTEN")
-	w.env["RELAY_NATS_URL"], w.env["RELAY_STREAM_REPLICAS"], w.env["RELAY_ENCRYPTION_KEYS"] = natstest.StartLimited(t, 8<<20).URL(), "1", string(keys)
+	w.env["RELAY_NATS_URL"], w.env["RELAY_STREAM_REPLICAS"], w.env["RELAY_ENCRYPTION_KEYS"] = natstest.StartLimited(t,
+		8<<20).URL(), "1", string(keys)
 	healthy := w.newReceiver("healthy", relaytest.Healthy, nil)
 	w.start()
 	w.start()
@@ -98,7 +99,10 @@ func TestSiteAndCompanyTellOfTheSameOrders(t *testing.T) {
 }
 
 // checkPairs holds the events of one order, by sequence, against its notifications.
-func checkPairs(t *testing.T, rec sandbox.OrderRecord, given []sandbox.NotificationRecord, events []ledger.Event, seen map[string]bool) {
+func checkPairs(
+	t *testing.T, rec sandbox.OrderRecord, given []sandbox.NotificationRecord, events []ledger.Event,
+	seen map[string]bool,
+) {
 	t.Helper()
 	if len(events) != len(given) {
 		t.Errorf("order %s: %d events of %d notifications", rec.ID, len(events), len(given))
@@ -115,7 +119,8 @@ func checkPairs(t *testing.T, rec sandbox.OrderRecord, given []sandbox.Notificat
 		seen[e.ID], last = true, e.Sequence
 		if id := e.NotificationID(); id != "" {
 			if !queued[id] {
-				t.Errorf("order %s: event %s is of notification %s, which has one already or does not exist", rec.ID, e.ID, id)
+				t.Errorf("order %s: event %s is of notification %s, which has one already or does not exist",
+					rec.ID, e.ID, id)
 			}
 			queued[id] = false
 		}

@@ -45,7 +45,8 @@ type logged struct {
 }
 
 func newArchive() *archive {
-	return &archive{byID: map[string]logged{}, pages: map[string]store.Page{}, polls: map[string]bool{}, read: map[string]uint64{}}
+	return &archive{byID: map[string]logged{}, pages: map[string]store.Page{},
+		polls: map[string]bool{}, read: map[string]uint64{}}
 }
 
 // examine opens a copy of the data directory, so that the next start finds what the last end left.
@@ -216,13 +217,16 @@ func (r remains) passed(callback string, seq uint64) bool {
 	if !d.Behind {
 		position = max(position, r.watermarks[relay.ShardOf(callback)])
 	}
-	return seq <= position || slices.ContainsFunc(d.Done, func(done cursor.Range) bool { return done[0] <= seq && seq <= done[1] })
+	return seq <= position || slices.ContainsFunc(d.Done, func(done cursor.Range) bool {
+		return done[0] <= seq && seq <= done[1]
+	})
 }
 
 // tell describes what is stored of a callback and of an order there.
 func (r remains) tell(callback, order string) string {
 	lane, ok := r.lanes[callback+"."+order]
-	return fmt.Sprintf("cursor %+v, watermark %d, lane (%t) %+v", r.cursors[callback], r.watermarks[relay.ShardOf(callback)], ok, lane)
+	return fmt.Sprintf("cursor %+v, watermark %d, lane (%t) %+v",
+		r.cursors[callback], r.watermarks[relay.ShardOf(callback)], ok, lane)
 }
 
 // interrupted returns the poll that was under way, if what it brought is not in the inbox.

@@ -106,7 +106,8 @@ func spellings(secret []byte) map[string][]byte {
 	for offset := range 3 {
 		shifted := append(make([]byte, offset), secret...)
 		shifted = shifted[:len(shifted)/3*3]
-		for name, e := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {
+		for name, e := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding,
+			"base64url": base64.RawURLEncoding} {
 			forms[fmt.Sprintf("%s+%d", name, offset)] = []byte(e.EncodeToString(shifted)[(offset*8+5)/6:])
 		}
 	}
@@ -202,7 +203,8 @@ func TestSecrets(t *testing.T) {
 		}
 		return ""
 	})
-	if err := w.sandbox.SetFaults(sandbox.Faults{Share500: 0.5, ShareCut: 0.4, Operations: []sandbox.Operation{sandbox.OpToken, sandbox.OpPoll, sandbox.OpReadOrder}}); err != nil {
+	if err := w.sandbox.SetFaults(sandbox.Faults{Share500: 0.5, ShareCut: 0.4,
+		Operations: []sandbox.Operation{sandbox.OpToken, sandbox.OpPoll, sandbox.OpReadOrder}}); err != nil {
 		t.Fatal(err)
 	}
 	failures := w.sandbox.Counters().Faults["500"]
@@ -220,8 +222,10 @@ func TestSecrets(t *testing.T) {
 	answers := w.everyAnswer(t, key, keyID)
 	answers["metrics"] = fetch(t, w, "http://"+p.At.Metrics+"/metrics")
 	for what, body := range answers {
-		for _, r := range []*harness.Receiver{ok, refusing} { // the operations on one callback return its whole URL, once
-			if strings.HasSuffix(what, " /v1/callbacks/"+r.ID) || what == "POST /v1/callbacks/"+r.ID+"/resume" || what == "PATCH "+r.ID {
+		// the operations on one callback return its whole URL, once
+		for _, r := range []*harness.Receiver{ok, refusing} {
+			if strings.HasSuffix(what, " /v1/callbacks/"+r.ID) ||
+				what == "POST /v1/callbacks/"+r.ID+"/resume" || what == "PATCH "+r.ID {
 				body = bytes.Replace(body, []byte(r.Address()+"/hook"+r.Beneath), nil, 1)
 			}
 		}
@@ -243,7 +247,8 @@ func TestSecrets(t *testing.T) {
 	}
 	w.book.CheckWellFormed(t)
 	searchFiles(t, w.dir, &known)
-	t.Logf("looked for %d secrets in %d answers, %d bytes of log and the data directory", len(known.names()), len(answers), len(log))
+	t.Logf("looked for %d secrets in %d answers, %d bytes of log and the data directory",
+		len(known.names()), len(answers), len(log))
 }
 
 // oauthReceivers makes two receivers whose callbacks get access tokens: one that refuses them and
@@ -257,7 +262,8 @@ func (w *world) oauthReceivers(s *secrets) {
 		rw.Header().Set("Content-Type", "application/json")
 		if strings.HasPrefix(r.URL.Path, "/refusing") {
 			rw.WriteHeader(http.StatusUnauthorized)
-			_, _ = fmt.Fprintf(rw, `{"error":"invalid_client","error_description":"%s %s %s"}`, clientSecret, r.URL, r.Header.Get("Authorization"))
+			_, _ = fmt.Fprintf(rw, `{"error":"invalid_client","error_description":"%s %s %s"}`, clientSecret, r.URL,
+				r.Header.Get("Authorization"))
 			return
 		}
 		_, _ = fmt.Fprintf(rw, `{"access_token":%q,"token_type":"Bearer","expires_in":3600}`, token)
@@ -309,9 +315,13 @@ func (w *world) misbehave(t *testing.T, key, header, bearer string) {
 		{"wrong-" + w.admin, http.MethodGet, "/v1/connections", nil},
 		{key + "x", http.MethodGet, "/v1/callbacks", nil},
 		{key, http.MethodGet, "/v1/connections", nil},
-		{w.admin, http.MethodPut, "/v1/connections/bad", map[string]any{"level": "planet", "site": "x", "refreshToken": header}},
-		{w.admin, http.MethodPut, "/v1/callbacks/bad", map[string]any{"url": "ftp://x", "headers": map[string]string{"X-Api-Key": header}, "auth": map[string]string{"type": "bearer", "token": bearer}}},
-		{w.admin, http.MethodPut, "/v1/callbacks/bad", map[string]any{"url": "http://127.0.0.1/", "headers": map[string]string{"Host": header}}},
+		{w.admin, http.MethodPut, "/v1/connections/bad",
+			map[string]any{"level": "planet", "site": "x", "refreshToken": header}},
+		{w.admin, http.MethodPut, "/v1/callbacks/bad", map[string]any{"url": "ftp://x",
+			"headers": map[string]string{"X-Api-Key": header},
+			"auth":    map[string]string{"type": "bearer", "token": bearer}}},
+		{w.admin, http.MethodPut, "/v1/callbacks/bad",
+			map[string]any{"url": "http://127.0.0.1/", "headers": map[string]string{"Host": header}}},
 	} {
 		a, err := w.as(c.as).Call(c.method, c.path, c.body)
 		if err != nil || a.Status/100 != 4 {
@@ -328,8 +338,9 @@ func (w *world) misbehave(t *testing.T, key, header, bearer string) {
 // everyAnswer reads all that can be read with the admin token and with a key.
 func (w *world) everyAnswer(t *testing.T, key, keyID string) map[string][]byte {
 	t.Helper()
-	paths := []string{"/v1/connections", "/v1/callbacks", "/v1/clients", "/v1/clients/bms", "/v1/clients/bms/keys", "/v1/events?limit=1000",
-		"/v1/events?limit=1000&types=audatex.relay.*", "/v1/orders", "/v1/unresolved", "/livez", "/readyz", "/openapi.yaml", "/openapi.json", "/docs"}
+	paths := []string{"/v1/connections", "/v1/callbacks", "/v1/clients", "/v1/clients/bms", "/v1/clients/bms/keys",
+		"/v1/events?limit=1000", "/v1/events?limit=1000&types=audatex.relay.*", "/v1/orders", "/v1/unresolved",
+		"/livez", "/readyz", "/openapi.yaml", "/openapi.json", "/docs"}
 	for _, site := range w.sites {
 		paths = append(paths, "/v1/connections/"+site)
 	}

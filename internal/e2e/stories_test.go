@@ -23,19 +23,21 @@ import (
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
-// story is a row of the table in docs/receiving.md: what a receiver does until it is mended, what one sees then, and the
-// call that puts it right.
+// story is a row of the table in docs/receiving.md: what a receiver does until it is mended, what one sees then, and
+// the call that puts it right.
 type story struct {
 	what   string // the first column
 	id     string // of the callback
 	broken func(order int, path string) int
 	call   func(w *stories, s *story) (method, path string, body any) // as documented, with the callback's id
-	mended func(w *stories, s *story)                                 // what is done to the receiver before; nil: it accepts
-	seen   func(w *stories, s *story) string                          // what is wrong with what one sees while it is broken
+	// what is done to the receiver before; nil: it accepts
+	mended func(w *stories, s *story)
+	// what is wrong with what one sees while it is broken
+	seen func(w *stories, s *story) string
 }
 
-// stories are one relay with a callback for each story. What fails is tried again after an hour only, so nothing but the
-// call can have made it right.
+// stories are one relay with a callback for each story. What fails is tried again after an hour only, so nothing but
+// the call can have made it right.
 type stories struct {
 	*world
 	address string
@@ -88,7 +90,8 @@ func storyTable() []*story {
 			call: post("/v1/callbacks/{id}/test", nil), seen: (*stories).waits, mended: (*stories).rotate,
 		},
 		{
-			what: "an event of one order is refused again and again", id: "poisoned", broken: firstOrder, seen: (*stories).waits,
+			what: "an event of one order is refused again and again", id: "poisoned", broken: firstOrder,
+			seen: (*stories).waits,
 			call: func(w *stories, s *story) (string, string, any) {
 				w.mu.Lock()
 				w.healthy[s.id] = false // it goes on to refuse that event
@@ -121,7 +124,8 @@ func TestTheCallThatPutsDeliveriesRight(t *testing.T) {
 	t.Parallel()
 	rows := documentedStories(t)
 	w := &stories{
-		world: newWorld(t, 1, sandbox.Config{Seed: 5}, nil), healthy: map[string]bool{}, secrets: map[string]string{}, hurried: map[string]bool{}, all: storyTable(),
+		world: newWorld(t, 1, sandbox.Config{Seed: 5}, nil), healthy: map[string]bool{}, secrets: map[string]string{},
+		hurried: map[string]bool{}, all: storyTable(),
 	}
 	w.env["RELAY_RETRY_SCHEDULE"] = strings.Join(retries, ",")
 	w.address = "http://" + harness.ServeTracked(t, harness.Listen(t), http.HandlerFunc(w.receive)).Addr
@@ -264,7 +268,8 @@ func (w *stories) rotate(s *story) {
 
 func (w *stories) deliveriesOf(s *story, status string) (events []string) {
 	w.t.Helper()
-	items, err := harness.Items[struct{ Event string }](w.api(), "/v1/callbacks/"+s.id+"/deliveries?limit=100&status="+status)
+	items, err := harness.Items[struct{ Event string }](w.api(),
+		"/v1/callbacks/"+s.id+"/deliveries?limit=100&status="+status)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -292,8 +297,8 @@ func (w *stories) disabled(s *story) string {
 	return ""
 }
 
-// hurry has the first that waits be tried again now, once after each attempt: a delivery that has ended would be replayed.
-// Such an attempt is not counted.
+// hurry has the first that waits be tried again now, once after each attempt: a delivery that has ended would be
+// replayed. Such an attempt is not counted.
 func (w *stories) hurry(s *story) {
 	w.t.Helper()
 	items, err := harness.Items[struct {
@@ -342,8 +347,8 @@ const (
 	almostOver = 30 * time.Second
 )
 
-// pass has time pass while the relay does not run: almost five days for one callback, whose receiver fails, and all but the
-// last attempt for the first order of the other.
+// pass has time pass while the relay does not run: almost five days for one callback, whose receiver fails, and all but
+// the last attempt for the first order of the other.
 func (w *stories) pass(callback, exhausted string) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), harness.Patience)

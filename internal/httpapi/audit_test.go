@@ -65,7 +65,8 @@ func TestChangesAreAudited(t *testing.T) {
 	aRead := f.key("client-a", relay.RoleRead)
 	aRead.delete("/v1/callbacks/cb-a").want(403) // likewise
 	f.admin().post("/v1/callbacks?client=client-b", callback, "Idempotency-Key", "once").want(201)
-	made := f.admin().post("/v1/callbacks?client=client-b", callback, "Idempotency-Key", "once").want(201).header.Get("Location")
+	made := f.admin().post("/v1/callbacks?client=client-b", callback, "Idempotency-Key",
+		"once").want(201).header.Get("Location")
 	b.delete(made).want(204)
 
 	if got, want := brief(aManage.audited("")), strings.Join([]string{
@@ -162,7 +163,8 @@ func TestNothingIsChangedThatIsNotAudited(t *testing.T) {
 		return nil
 	}
 	f.hooks.before.Store(&before)
-	if p := a.put("/v1/callbacks/cb-a", map[string]any{"url": "https://bms.example/"}).want(503).problem("store-unavailable"); p.
+	if p := a.put("/v1/callbacks/cb-a",
+		map[string]any{"url": "https://bms.example/"}).want(503).problem("store-unavailable"); p.
 		Detail != "Nothing was changed: it could not be recorded who requested the change." {
 		t.Errorf("the problem is %+v", p)
 	}
@@ -171,7 +173,8 @@ func TestNothingIsChangedThatIsNotAudited(t *testing.T) {
 	a.put("/v1/callbacks/cb-a", map[string]any{"url": "https://bms.example/"}).want(201)
 	f.hooks.before.Store(nil)
 	got := f.admin().audited("&client=client-a")
-	if len(got) != 1 || got[0].Outcome.Status != 0 || !strings.Contains(f.log.String(), "it could not be recorded how a change ended") {
+	if len(got) != 1 || got[0].Outcome.Status != 0 ||
+		!strings.Contains(f.log.String(), "it could not be recorded how a change ended") {
 		t.Errorf("the log of changes is %+v", got)
 	}
 }

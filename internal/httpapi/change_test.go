@@ -51,8 +51,9 @@ func threeStores(t *testing.T) []*store.Store {
 	for i := range stores {
 		if err := natstest.Patiently(func() (err error) {
 			stores[i], err = store.Open(t.Context(), store.Config{
-				Conn: cluster.Connect(t), Topology: topology.Topology{Prefix: "relay", Replicas: 3, Retention: time.Hour},
-				Log: slog.New(slog.DiscardHandler),
+				Conn:     cluster.Connect(t),
+				Topology: topology.Topology{Prefix: "relay", Replicas: 3, Retention: time.Hour},
+				Log:      slog.New(slog.DiscardHandler),
 			})
 			return err
 		}); err != nil {
@@ -77,7 +78,8 @@ func TestAFreshETagIsKnownEverywhere(t *testing.T) {
 		return c, nil
 	}
 	for n := range natstest.Long(60, 200) {
-		if _, revision, err = change(t.Context(), stores[n%len(stores)].Connections, "c", etag(revision), more); err != nil {
+		if _, revision, err = change(t.Context(), stores[n%len(stores)].Connections, "c",
+			etag(revision), more); err != nil {
 			t.Fatalf("change %d: %v", n, err)
 		}
 	}

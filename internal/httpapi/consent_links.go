@@ -16,7 +16,9 @@ import (
 )
 
 // createConsentLink implements POST /v1/connections/{id}/consent-links.
-func (a *API) createConsentLink(ctx context.Context, by caller, id Id, _ CreateConsentLinkParams, settings ConsentLinkSettings) (reply, error) {
+func (a *API) createConsentLink(
+	ctx context.Context, by caller, id Id, _ CreateConsentLinkParams, settings ConsentLinkSettings,
+) (reply, error) {
 	c, _, err := a.c.Store.Connections.Get(ctx, id)
 	if err != nil {
 		return reply{}, err
@@ -107,7 +109,8 @@ func (a *API) listAllConsentLinks(ctx context.Context, _ caller, params ListAllC
 
 // consentLinks returns a page of the links that pass, of one connection or of all.
 func (a *API) consentLinks(
-	ctx context.Context, connection, after string, limit int, states []ConsentLinkState, pass func(relay.ConsentLink) bool,
+	ctx context.Context, connection, after string, limit int, states []ConsentLinkState,
+	pass func(relay.ConsentLink) bool,
 ) (reply, error) {
 	after, err := afterKey(after)
 	if err != nil {

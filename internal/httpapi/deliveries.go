@@ -21,7 +21,9 @@ var statuses = []DeliveryStatus{
 }
 
 // getDelivery implements GET /v1/callbacks/{id}/deliveries/{eventId}.
-func (a *API) getDelivery(ctx context.Context, c caller, id Id, eventID EventId, params GetDeliveryParams) (reply, error) {
+func (a *API) getDelivery(
+	ctx context.Context, c caller, id Id, eventID EventId, params GetDeliveryParams,
+) (reply, error) {
 	cb, _, err := a.callback(ctx, c, id)
 	if err != nil {
 		return reply{}, err
@@ -110,7 +112,9 @@ func (a *API) summary(cb relay.Callback, rec relay.AttemptRecord, at time.Time, 
 }
 
 // delivery returns a delivery that stood so before these records.
-func (a *API) delivery(cb relay.Callback, event, order string, before DeliveryStatus, records []relay.AttemptRecord) Delivery {
+func (a *API) delivery(
+	cb relay.Callback, event, order string, before DeliveryStatus, records []relay.AttemptRecord,
+) Delivery {
 	d := Delivery{Event: event, Order: order, Status: before, Attempts: []Attempt{}}
 	delivered := before != DeliveryStatusPending // by other means than a replay, or to be
 	closed := before == DeliveryStatusFailed || before == DeliveryStatusSkipped || before == DeliveryStatusExpired

@@ -152,7 +152,8 @@ func (s *deliverySearch) visit(seq uint64, at time.Time, b relay.AttemptBatch) b
 	s.skip = 0
 	cb, known := s.callback(b)
 	for ; passed == 0 || passed < len(b.Records); passed++ {
-		if len(s.list.Items) == s.limit || s.batches >= maxBatches || s.records >= maxRecords || time.Since(s.begun) > maxSearched {
+		if len(s.list.Items) == s.limit || s.batches >= maxBatches || s.records >= maxRecords ||
+			time.Since(s.begun) > maxSearched {
 			s.list.Next = position('d', seq, uint64(passed))
 			return false
 		}

@@ -246,7 +246,8 @@ func (a *API) patient(r *http.Request) (context.Context, context.CancelFunc) {
 // takes its turns itself, because it gives them back while it waits. Operations that wait for the
 // vendor take a place among the waiting requests instead.
 func (a *API) inTurn(
-	ctx context.Context, op operation, peer netip.Addr, c caller, run func(ctx context.Context, c caller) (reply, error),
+	ctx context.Context, op operation, peer netip.Addr, c caller,
+	run func(ctx context.Context, c caller) (reply, error),
 ) (reply, error) {
 	if (op.access == accessKeys || op.access == accessManage) && !op.changes && !op.ownTimeout {
 		done, err := a.reads.soon(ctx, c.key.ID)

@@ -87,8 +87,9 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 		t.Fatal(err)
 	}
 	f.store, err = store.Open(t.Context(), store.Config{
-		Conn: f.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: f.seal,
-		Log: log,
+		Conn: f.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour},
+		Sealer: f.seal,
+		Log:    log,
 		Gate: store.Gate{Before: func(w store.Write) error {
 			if f.shut.Load() {
 				return store.ErrUnavailable
@@ -109,7 +110,8 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 	}
 	f.parts.sender = sender.New(sender.Config{AllowCIDRs: []netip.Prefix{loopback}, UserAgent: "audatex-relay/test"})
 	t.Cleanup(f.parts.sender.Close)
-	f.keys = access.New(access.Config{Clients: f.store.Clients, Uses: access.NewUses(access.UsesConfig{Bucket: f.store.Uses, Log: log}), Log: log,
+	f.keys = access.New(access.Config{Clients: f.store.Clients,
+		Uses: access.NewUses(access.UsesConfig{Bucket: f.store.Uses, Log: log}), Log: log,
 		Changed: func(client string) { f.api.Recheck(client) }})
 	c := Config{
 		Consents: newConsents(t, f.store, publicURL, log), Store: f.store, Keys: f.keys,
@@ -273,8 +275,8 @@ func (p *parts) Reconcile(_ context.Context, connection string, delivered bool) 
 	}
 	now := time.Now().UTC()
 	return relay.Reconciliation{Run: &relay.ReconcileRun{
-		Causes: []relay.ReconcileCause{relay.CauseGap, relay.CauseAsked}, Since: now.Add(-time.Hour), StartedAt: now, Done: 3,
-		Total: 7, Delivered: delivered,
+		Causes: []relay.ReconcileCause{relay.CauseGap, relay.CauseAsked}, Since: now.Add(-time.Hour), StartedAt: now,
+		Done: 3, Total: 7, Delivered: delivered,
 	}}, nil
 }
 
@@ -332,8 +334,8 @@ func (p *parts) set(change func()) {
 
 // in is the fixture for a subtest.
 func (f *fixture) in(t *testing.T) *fixture {
-	return &fixture{t: t, conn: f.conn, seal: f.seal, store: f.store, js: f.js, hooks: f.hooks, keys: f.keys, api: f.api,
-		base: f.base, http: f.http, log: f.log, parts: f.parts}
+	return &fixture{t: t, conn: f.conn, seal: f.seal, store: f.store, js: f.js, hooks: f.hooks, keys: f.keys,
+		api: f.api, base: f.base, http: f.http, log: f.log, parts: f.parts}
 }
 
 // trouble makes the store refuse writes.
@@ -355,8 +357,9 @@ func (f *fixture) publish(site, order string) relay.Event {
 			Order: json.RawMessage(`{"PartsOrderId":"` + order +
 				`","Status":"New","Parts":[{"RepairerPrice":10.10,"<html>":"&"}]}`), ReadAt: now.UTC(), Revision: 1,
 			Origin: relay.OriginNotification,
-			Notification: &relay.NotificationInfo{Topic: "PARTS.ORDER.CREATED", CreatedAt: "2026-01-15T09:38:44.6871504",
-				SiteID: "1", ReceivedAt: now.UTC()},
+			Notification: &relay.NotificationInfo{Topic: "PARTS.ORDER.CREATED",
+				CreatedAt: "2026-01-15T09:38:44.6871504",
+				SiteID:    "1", ReceivedAt: now.UTC()},
 		})
 	if err != nil {
 		f.t.Fatal(err)
@@ -393,8 +396,8 @@ func (f *fixture) order(site, id string) {
 	f.t.Helper()
 	now := time.Now().UTC()
 	o := relay.OrderState{
-		Site: site, ID: id, Order: json.RawMessage(`{"PartsOrderId":"` + id + `","Status":"New","Price":10.10}`), ReadAt: now,
-		Status: "New", Revision: 1,
+		Site: site, ID: id, Order: json.RawMessage(`{"PartsOrderId":"` + id + `","Status":"New","Price":10.10}`),
+		ReadAt: now, Status: "New", Revision: 1,
 		Sequence: 1, UpdatedAt: now,
 	}
 	if _, err := f.store.Orders.Create(f.t.Context(), site+"."+id, o); err != nil {

@@ -13,7 +13,8 @@ import (
 )
 
 // passedReason is why an event that matches now is not delivered. Only a replay delivers it.
-const passedReason = "it did not match the callback's filter or its client's sites when the callback came to it; a replay delivers it"
+const passedReason = "it did not match the callback's filter or its client's sites when the callback came to it; a " +
+	"replay delivers it"
 
 // cursorsAtOnce is how many callbacks' cursors are read at once.
 const cursorsAtOnce = 16
@@ -60,7 +61,9 @@ func (t *trail) lookForPassed(ctx context.Context) error {
 }
 
 // passedOf returns which deliveries of events of one order a callback's stored cursor has settled.
-func (a *API) passedOf(ctx context.Context, cb relay.Callback, events []store.Stored, quiet uint64) (list []deliveryOf, err error) {
+func (a *API) passedOf(
+	ctx context.Context, cb relay.Callback, events []store.Stored, quiet uint64,
+) (list []deliveryOf, err error) {
 	key := store.CallbackCursor(cb.ID)
 	doc, _, err := a.c.Store.Cursors.Get(ctx, key)
 	switch {

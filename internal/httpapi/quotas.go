@@ -78,7 +78,8 @@ func (a *API) mayTest(cb relay.Callback) error {
 }
 
 func tooManyTests(perMinute int, perSecond float64) error {
-	p := kindTooMany.problem("The client's callbacks were tested too often: it may do %d tests a minute. Wait, or let an "+
+	p := kindTooMany.problem("The client's callbacks were tested too often: it may do %d tests a minute. Wait, or "+
+		"let an "+
 		"administrator raise %s", perMinute, limitsPlace)
 	p.retryAfter = time.Duration(float64(time.Second) / perSecond)
 	return p

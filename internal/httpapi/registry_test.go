@@ -43,7 +43,8 @@ func (f *fixture) stored() map[string]store.SealedCallback {
 func callbackOf(id, client, generation string) relay.Callback {
 	cb := relay.Callback{
 		ID: id, Client: client, ClientGeneration: generation, Generation: relay.NewID(), StartFrom: "now",
-		Concurrency: 4, TimeoutSeconds: 15, Mode: relay.ModeEvery, ContentType: "application/json", CreatedAt: time.Now(),
+		Concurrency: 4, TimeoutSeconds: 15, Mode: relay.ModeEvery, ContentType: "application/json",
+		CreatedAt: time.Now(),
 		UpdatedAt: time.Now(),
 	}
 	cb.SetURL("https://bms.example/")
@@ -86,7 +87,8 @@ func TestAQuotaHoldsExactlyWithThreeReplicas(t *testing.T) {
 	f.fill("client-a", room)
 	for _, r := range replicas {
 		eventually(t, func() bool {
-			return r.api.callbacks.Count("client-a") == relay.DefaultLimits.Callbacks-room && r.as(key.token).get("/v1/callbacks").status == 200
+			return r.api.callbacks.Count("client-a") == relay.DefaultLimits.Callbacks-room &&
+				r.as(key.token).get("/v1/callbacks").status == 200
 		})
 	}
 	var made, refused, unclear atomic.Int32
@@ -349,7 +351,8 @@ func TestAnExpiringKeyIsNotShownToReaders(t *testing.T) {
 		who    session
 		listed int
 		status int
-	}{{write, 1, 200}, {f.key("client-a", relay.RoleManage), 1, 200}, {f.key("client-a", relay.RoleRead), 0, 404}, {f.admin(), 1, 200}} {
+	}{{write, 1, 200}, {f.key("client-a", relay.RoleManage), 1, 200},
+		{f.key("client-a", relay.RoleRead), 0, 404}, {f.admin(), 1, 200}} {
 		var page EventPage
 		if c.who.get("/v1/events?types=" + ev.Type).want(200).into(&page); len(page.Items) != c.listed {
 			t.Errorf("the feed shows %+v, want %d events", page.Items, c.listed)
@@ -389,6 +392,7 @@ func TestACreationCostsTheSameWhateverOthersHave(t *testing.T) {
 	eventually(t, func() bool { return f.api.callbacks.Count("client-b") == 0 })
 	after := cost()
 	if most := few + 4; many > most || after > most {
-		t.Errorf("a creation and a list take %d messages, %d beside 800 callbacks of another client, %d after they were removed", few, many, after)
+		t.Errorf("a creation and a list take %d messages, %d beside 800 callbacks of another client, %d after they "+
+			"were removed", few, many, after)
 	}
 }

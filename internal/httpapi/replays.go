@@ -50,7 +50,8 @@ func (a *API) createReplay(
 		matched, err := a.count(ctx, doc, cb, client, countPatience)
 		if errors.Is(err, errCounting) {
 			err = &problem{kind: kindBusy, retryAfter: 5 * time.Second,
-				detail: "Counting takes too long. Give a later since or an earlier until, or run it: a run counts by itself."}
+				detail: "Counting takes too long. Give a later since or an earlier until, or run it: a run counts by " +
+					"itself."}
 		}
 		return reply{body: ReplayPlan{Matched: matched, Until: a.replayUntil(doc)}}, err
 	}
@@ -216,7 +217,8 @@ func (a *API) roomForReplay(ctx context.Context, doc relay.Replay) error {
 		}
 	}
 	if ofCallback >= maxRunningReplays {
-		return kindLimit.problem("%d replays of the callback are running. Wait until one has ended, or cancel one.", ofCallback)
+		return kindLimit.problem("%d replays of the callback are running. Wait until one has ended, or cancel one.",
+			ofCallback)
 	}
 	owner, _ := a.c.Keys.Client(doc.Client)
 	if limit := owner.Allowed().Replays; ofClient >= limit {
@@ -254,7 +256,9 @@ func (a *API) replaysOf(ctx context.Context, cb relay.Callback) ([]relay.Replay,
 	if err != nil {
 		return nil, err
 	}
-	all := slices.DeleteFunc(valuesOf(entries), func(doc relay.Replay) bool { return doc.CallbackGeneration != cb.Generation })
+	all := slices.DeleteFunc(valuesOf(entries), func(doc relay.Replay) bool {
+		return doc.CallbackGeneration != cb.Generation
+	})
 	slices.SortFunc(all, newestFirst)
 	return all, nil
 }

@@ -43,7 +43,8 @@ func TestBodiesThatAreRefused(t *testing.T) {
 			"invalid-body", []string{"/concurrency", "/ratePerSecond", "/timeoutSeconds"}, nil},
 		"headers": {`{"url":"https://bms.example/","headers":{"Host":"x","A/b":"y"}}`, "invalid-body",
 			[]string{"/headers/A~1b", "/headers/Host"}, nil},
-		"auth twice": {`{"url":"https://bms.example/","headers":{"authorization":"x"},"auth":{"type":"bearer","token":"y"}}`, "invalid-body", []string{"/headers/authorization"}, nil},
+		"auth twice": {`{"url":"https://bms.example/","headers":{"authorization":"x"},"auth":{"type":"bearer",` +
+			`"token":"y"}}`, "invalid-body", []string{"/headers/authorization"}, nil},
 		"auth without token": {`{"url":"https://bms.example/","auth":{"type":"bearer","password":"y"}}`, "invalid-body",
 			[]string{"/auth/token", "/auth/password"}, nil},
 		"huge numbers": {`{"url":"https://bms.example/","concurrency":1e400}`, "malformed-json",
@@ -54,7 +55,8 @@ func TestBodiesThatAreRefused(t *testing.T) {
 			[]string{"/concurrency"}, nil},
 		"broken token": {`{"url":"https://bms.example/","auth":{"type":"bearer","token":"a\r\nX-Other: b"}}`,
 			"invalid-body", []string{"/auth/token"}, nil},
-		"colon in a name": {`{"url":"https://bms.example/","auth":{"type":"basic","username":"a:b","password":"\u0000"}}`,
+		"colon in a name": {
+			`{"url":"https://bms.example/","auth":{"type":"basic","username":"a:b","password":"\u0000"}}`,
 			"invalid-body", []string{"/auth/password", "/auth/username"}, nil},
 		"short secret": {`{"url":"https://bms.example/","secret":"whsec_AAAA"}`, "invalid-body",
 			[]string{"/secret"}, nil},
@@ -85,7 +87,8 @@ func TestBodiesThatAreRefused(t *testing.T) {
 	}
 	for _, url := range []string{
 		"", "bms.example", "ftp://bms.example/", "https://", "https://10.0.0.1/", "https://[::1]/",
-		"https://169.254.169.254/latest", "https://bms.example/#x", "https://user:pw@bms.example/", "https://bms.example:0/",
+		"https://169.254.169.254/latest", "https://bms.example/#x", "https://user:pw@bms.example/",
+		"https://bms.example:0/",
 		"https://bms example/",
 	} {
 		a.put(path, map[string]any{"url": url}).want(422).problem("invalid-body", "/url")
@@ -249,7 +252,9 @@ func TestPanicIsAProblem(t *testing.T) {
 
 func TestReadiness(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, func(c *Config) { c.Ready = func() error { return errors.New("starting: streams are recovered") } })
+	f := newFixture(t, func(c *Config) {
+		c.Ready = func() error { return errors.New("starting: streams are recovered") }
+	})
 	var ready Readiness
 	f.as("").get("/readyz").want(503).into(&ready)
 	if ready.Status != ReadinessStatusNotReady || !strings.Contains(ready.Reason, "recovered") {
@@ -277,7 +282,8 @@ func TestBodyThatStallsIsCutOff(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = fmt.Fprintf(conn,
-			"PUT /v1/callbacks/x HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{", token)
+			"PUT /v1/callbacks/x HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n"+
+				"Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n{", token)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,7 +17,9 @@ type Waiting struct {
 }
 
 // retryDelivery implements POST /v1/callbacks/{id}/deliveries/{eventId}/retry.
-func (a *API) retryDelivery(ctx context.Context, c caller, id Id, eventID EventId, _ RetryDeliveryParams) (reply, error) {
+func (a *API) retryDelivery(
+	ctx context.Context, c caller, id Id, eventID EventId, _ RetryDeliveryParams,
+) (reply, error) {
 	cb, client, ev, err := a.deliverable(ctx, c, id, eventID)
 	if err != nil {
 		return reply{}, err
@@ -64,7 +66,8 @@ func (a *API) skipDelivery(ctx context.Context, c caller, id Id, eventID EventId
 	case relay.PositionSkipped:
 		return reply{status: http.StatusNoContent}, nil
 	case relay.PositionUnread:
-		return reply{}, kindConflict.problem("The callback has not reached the event yet: it can be skipped once it waits for its turn.")
+		return reply{}, kindConflict.problem("The callback has not reached the event yet: it can be skipped once it " +
+			"waits for its turn.")
 	default:
 		return reply{}, kindConflict.problem("The delivery does not wait: it has ended.")
 	}
@@ -104,7 +107,9 @@ func (a *API) earlier(ctx context.Context, seq uint64) error {
 }
 
 // replayOne makes a replay of one event.
-func (a *API) replayOne(ctx context.Context, id string, cb relay.Callback, eventID string, ev store.Stored) (relay.Replay, error) {
+func (a *API) replayOne(
+	ctx context.Context, id string, cb relay.Callback, eventID string, ev store.Stored,
+) (relay.Replay, error) {
 	doc, err := a.newReplay(ctx, id, cb)
 	if err != nil {
 		return doc, err

@@ -30,7 +30,8 @@ func TestTestsOfCallbacksAreLimited(t *testing.T) {
 		}
 	}
 	f.parts.set(func() {
-		f.parts.tests = &TestRefusedError{Reason: "A test of this callback is under way.", Again: 1500 * time.Millisecond}
+		f.parts.tests = &TestRefusedError{Reason: "A test of this callback is under way.",
+			Again: 1500 * time.Millisecond}
 	})
 	got := b.post("/v1/callbacks/b-1/test", map[string]any{}).want(429)
 	if p := got.problem("too-many-requests"); p.Detail != "A test of this callback is under way." ||

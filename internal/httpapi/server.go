@@ -35,7 +35,8 @@ type Dispatcher interface {
 	// Test sends one event to a callback in the same way as deliveries, within the callback's
 	// limits. An error means that nothing was sent: it is a *TestRefusedError, or the owner of the
 	// callback does not respond.
-	Test(ctx context.Context, cb relay.Callback, ev relay.Event, inspect *sender.Inspection) (relay.AttemptRecord, error)
+	Test(ctx context.Context, cb relay.Callback, ev relay.Event,
+		inspect *sender.Inspection) (relay.AttemptRecord, error)
 }
 
 // TestRefusedError means that a callback may not be tested now.
@@ -78,7 +79,8 @@ type Resolver interface {
 	Retry(ctx context.Context, unresolved string) (relay.RetryOutcome, error)
 	// RetryAll retries several notifications, those of each connection in the order of their inbox
 	// entries, and calls each with the results.
-	RetryAll(ctx context.Context, unresolved []relay.Unresolved, each func(id string, outcome relay.RetryOutcome, err error))
+	RetryAll(ctx context.Context, unresolved []relay.Unresolved,
+		each func(id string, outcome relay.RetryOutcome, err error))
 }
 
 // Doing is what only the owner of a connection knows about it.
@@ -226,7 +228,9 @@ func New(c Config) (*API, error) {
 		Bucket: c.Store.Connections, Log: c.Log, What: "connection",
 	})
 	a.asides = store.NewMirror(store.MirrorConfig[store.Aside]{
-		Bucket: c.Store.Asides, Log: c.Log, What: "unresolved", Group: func(u store.Aside) string { return u.Connection },
+		Bucket: c.Store.Asides, Log: c.Log, What: "unresolved", Group: func(u store.Aside) string {
+			return u.Connection
+		},
 	})
 	if c.Owns == nil {
 		c.Owns = func(string) bool { return true }

@@ -46,8 +46,8 @@ func (a *API) notReady(ctx context.Context) string {
 	default:
 	}
 	for what, ready := range map[string]<-chan struct{}{
-		"clients": a.c.Keys.Ready(), "callbacks": a.callbacks.Ready(), "replays": a.replays.Ready(), "connections": a.connections.Ready(),
-		"requests": a.requests.Ready(), "consent links": a.c.Consents.Ready(),
+		"clients": a.c.Keys.Ready(), "callbacks": a.callbacks.Ready(), "replays": a.replays.Ready(),
+		"connections": a.connections.Ready(), "requests": a.requests.Ready(), "consent links": a.c.Consents.Ready(),
 	} {
 		select {
 		case <-ready:
@@ -123,7 +123,8 @@ func (a *API) examine(ctx context.Context, _ caller) (reply, error) {
 	r, err := a.c.Doctor.Examine(ctx)
 	switch {
 	case errors.Is(err, doctor.ErrBusy):
-		return reply{}, &problem{kind: kindTooMany, detail: "Another examination is under way.", retryAfter: 10 * time.Second}
+		return reply{}, &problem{kind: kindTooMany, detail: "Another examination is under way.",
+			retryAfter: 10 * time.Second}
 	case err != nil:
 		return reply{}, err
 	}

@@ -15,14 +15,16 @@ import (
 // recordOf returns the record of an attempt to deliver an event of orderA.
 func recordOf(ev relay.Event, seq uint64, outcome string, closing relay.DeliveryStatus) relay.AttemptRecord {
 	return relay.AttemptRecord{
-		Event: ev.ID, Seq: seq, Order: orderA, Site: "alpha", Type: ev.Type, Number: 1, At: time.Now().UTC(), Outcome: outcome, Closing: closing,
+		Event: ev.ID, Seq: seq, Order: orderA, Site: "alpha", Type: ev.Type, Number: 1, At: time.Now().UTC(),
+		Outcome: outcome, Closing: closing,
 	}
 }
 
 // others stores batches about another order.
 func (l *ledger) others(callback string, n int) {
 	for range n {
-		l.append(callback, time.Now().UTC(), relay.AttemptRecord{Order: orderB, Seq: 1_000, Number: 1, Outcome: "refused"})
+		l.append(callback, time.Now().UTC(),
+			relay.AttemptRecord{Order: orderB, Seq: 1_000, Number: 1, Outcome: "refused"})
 	}
 }
 
@@ -84,8 +86,8 @@ func TestReplayedDeliveriesAreFoundEverywhere(t *testing.T) {
 	}
 }
 
-// Looking for attempts of replays costs one read for many callbacks, however much each has had delivered since. It counts
-// against the key's rate for each of them.
+// Looking for attempts of replays costs one read for many callbacks, however much each has had delivered since. It
+// counts against the key's rate for each of them.
 func TestManyCallbacksWithoutReplaysAreLookedAtTogether(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -110,7 +112,8 @@ func TestManyCallbacksWithoutReplaysAreLookedAtTogether(t *testing.T) {
 	}
 	var of EventDeliveries
 	a.get("/v1/events/" + ev.ID + "/deliveries").want(200).into(&of)
-	if len(of.Items) != 1 || of.Next != "" || of.Items[0].Callback != "cb-07" || of.Items[0].Status != DeliveryStatusDelivered {
+	if len(of.Items) != 1 || of.Next != "" || of.Items[0].Callback != "cb-07" ||
+		of.Items[0].Status != DeliveryStatusDelivered {
 		t.Errorf("of the event: %+v", of)
 	}
 	if err := f.conn.Flush(); err != nil {
@@ -123,8 +126,10 @@ func TestManyCallbacksWithoutReplaysAreLookedAtTogether(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	trail := f.api.trailOf(caller{client: client}, []store.Stored{{Seq: 1, Site: "alpha", Order: orderA, Time: time.Now()}}, nil)
-	if whole, err := trail.search(t.Context(), trailPosition{}); err != nil || !whole || trail.vain != callbacks || trail.batches != 1 {
+	trail := f.api.trailOf(caller{client: client},
+		[]store.Stored{{Seq: 1, Site: "alpha", Order: orderA, Time: time.Now()}}, nil)
+	if whole, err := trail.search(t.Context(), trailPosition{}); err != nil || !whole ||
+		trail.vain != callbacks || trail.batches != 1 {
 		t.Errorf("%d were looked at in vain, and %d batches read: whole %t, %v", trail.vain, trail.batches, whole, err)
 	}
 }
@@ -170,7 +175,8 @@ func TestDeliveriesFromBeforeTheFilterWasChanged(t *testing.T) {
 		t.Helper()
 		var of EventDeliveries
 		s.get("/v1/events/" + ev.ID + "/deliveries").want(200).into(&of)
-		if len(of.Items) != want || of.Next != "" || want > 0 && (of.Items[0].Callback != "mine" || of.Items[0].Status != DeliveryStatusDelivered) {
+		if len(of.Items) != want || of.Next != "" ||
+			want > 0 && (of.Items[0].Callback != "mine" || of.Items[0].Status != DeliveryStatusDelivered) {
 			t.Errorf("%s: %+v", when, of)
 		}
 	}
@@ -182,13 +188,14 @@ func TestDeliveriesFromBeforeTheFilterWasChanged(t *testing.T) {
 	a.get("/v1/events/" + ev.ID + "/deliveries").want(404)
 }
 
-// An event that a callback has passed while its filter refused it never comes. It is shown as passed, and does not look as if it
-// still waited. What may still come is pending, and what was delivered is delivered.
+// An event that a callback has passed while its filter refused it never comes. It is shown as passed, and does not look
+// as if it still waited. What may still come is pending, and what was delivered is delivered.
 func TestAnEventThatTheFilterRefusedAtItsTime(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	a := f.client("client-a", relay.RoleWrite, "alpha", "beta")
-	a.put("/v1/callbacks/mine", map[string]any{"url": "https://bms.example/", "startFrom": "earliest", "sites": []string{"beta"}}).want(201)
+	a.put("/v1/callbacks/mine",
+		map[string]any{"url": "https://bms.example/", "startFrom": "earliest", "sites": []string{"beta"}}).want(201)
 	a.put("/v1/callbacks/steady", map[string]any{"url": "https://bms.example/", "startFrom": "earliest"}).want(201)
 	f.order("alpha", orderA)
 	ev := f.publish("alpha", orderA)
@@ -232,7 +239,8 @@ func TestAnEventThatTheFilterRefusedAtItsTime(t *testing.T) {
 	stands("of a callback that had the id before", "mine", DeliveryStatusPending)
 	document("mine", cursor.Document{})
 	stands("not reached", "mine", DeliveryStatusPending)
-	if err := f.store.Watermarks.Set(t.Context(), store.WatermarkKey(relay.ShardOf("mine"), "events"), store.Watermark{Position: 1}); err != nil {
+	if err := f.store.Watermarks.Set(t.Context(), store.WatermarkKey(relay.ShardOf("mine"), "events"),
+		store.Watermark{Position: 1}); err != nil {
 		t.Fatal(err)
 	}
 	stands("passed by all that are quiet", "mine", DeliveryStatusSkipped)

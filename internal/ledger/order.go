@@ -117,7 +117,8 @@ func checkChanges(before, e *Event) error {
 	}
 	if before == nil {
 		if e.Order.PreviousStatus != nil || len(e.Order.Changes) > 0 || e.Order.Revision != 1 {
-			return fmt.Errorf("first sight with previous status %v, %d changes, revision %d", e.Order.PreviousStatus, len(e.Order.Changes), e.Order.Revision)
+			return fmt.Errorf("first sight with previous status %v, %d changes, revision %d",
+				e.Order.PreviousStatus, len(e.Order.Changes), e.Order.Revision)
 		}
 		return nil
 	}
@@ -136,7 +137,8 @@ func checkChanges(before, e *Event) error {
 		if c.Path == "/Status" {
 			status = true
 			if string(c.From) != quoted(was["Status"]) || string(c.To) != quoted(now["Status"]) {
-				return fmt.Errorf("status from %s to %s, the orders say from %v to %v", c.From, c.To, was["Status"], now["Status"])
+				return fmt.Errorf("status from %s to %s, the orders say from %v to %v",
+					c.From, c.To, was["Status"], now["Status"])
 			}
 		}
 		if strings.HasPrefix(c.Path, "/Parts/-") {

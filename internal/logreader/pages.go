@@ -67,7 +67,9 @@ func (p *Pages) Read(ctx context.Context, t *delivery.Target, pos uint64, bodySi
 
 // Lane reads the positions of an order's events that wait and are not listed in its lane, and returns how far it has
 // read.
-func (p *Pages) Lane(ctx context.Context, t *delivery.Target, of cursor.Refill) (seqs []uint64, through uint64, err error) {
+func (p *Pages) Lane(
+	ctx context.Context, t *delivery.Target, of cursor.Refill,
+) (seqs []uint64, through uint64, err error) {
 	filters, none := t.Subjects(of.Order)
 	if none {
 		return nil, of.Through, nil

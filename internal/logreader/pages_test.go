@@ -133,10 +133,12 @@ func TestWhatWaitsBehindALane(t *testing.T) {
 		}
 	}
 	target := delivery.NewTarget(
-		relay.Callback{ID: "bms", Client: "shop", ClientGeneration: "one", Filter: relay.Filter{Types: []string{relay.TypeOrderUpdated, relay.OperationalPrefix + "*"}}},
+		relay.Callback{ID: "bms", Client: "shop", ClientGeneration: "one",
+			Filter: relay.Filter{Types: []string{relay.TypeOrderUpdated, relay.OperationalPrefix + "*"}}},
 		relay.Client{ID: "shop", Generation: "one", Sites: []string{"leeds"}},
 	)
-	pages := logreader.Pages{Events: s.Events, Deliverer: delivery.New(delivery.Config{Store: s, Log: slog.New(slog.DiscardHandler)})}
+	pages := logreader.Pages{Events: s.Events,
+		Deliverer: delivery.New(delivery.Config{Store: s, Log: slog.New(slog.DiscardHandler)})}
 	for of, want := range map[string][]uint64{order: orders[2:], "key": mine} {
 		before := conn.Stats().InBytes
 		seqs, through, err := pages.Lane(t.Context(), target, cursor.Refill{Order: of, From: orders[2], Through: 100})

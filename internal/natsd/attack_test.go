@@ -49,9 +49,11 @@ func wishes(me, other string) map[string]string {
 		// The streams: the copy, the log, what lies beside it.
 		"$JS.API.STREAM.PURGE.EVENTS": "{}", "$JS.API.STREAM.DELETE.EVENTS": "",
 		"$JS.API.STREAM.MSG.DELETE.EVENTS": `{"seq":1}`,
-		"$JS.API.STREAM.UPDATE.EVENTS":     `{"name":"EVENTS","subjects":["x"],"max_msgs":1,"retention":"limits","storage":"file","num_replicas":1}`,
-		"$JS.API.STREAM.CREATE.mine":       `{"name":"mine","subjects":["audatex.>"],"retention":"limits","storage":"file","num_replicas":1}`,
-		"$JS.API.STREAM.INFO.EVENTS":       "", "$JS.API.STREAM.INFO.relay_events": "",
+		"$JS.API.STREAM.UPDATE.EVENTS": `{"name":"EVENTS","subjects":["x"],"max_msgs":1,"retention":"limits",` +
+			`"storage":"file","num_replicas":1}`,
+		"$JS.API.STREAM.CREATE.mine": `{"name":"mine","subjects":["audatex.>"],"retention":"limits",` +
+			`"storage":"file","num_replicas":1}`,
+		"$JS.API.STREAM.INFO.EVENTS": "", "$JS.API.STREAM.INFO.relay_events": "",
 		"$JS.API.STREAM.PURGE.KV_relay_tokens": "{}",
 		"$JS.API.STREAM.DELETE.relay_events":   "", "$JS.API.STREAM.LIST": "{}", "$JS.API.STREAM.NAMES": "{}",
 		"$JS.API.INFO": "", "$JS.API.ACCOUNT.PURGE.RELAY": "",
@@ -67,10 +69,11 @@ func wishes(me, other string) map[string]string {
 		"$JS.API.DIRECT.GET.KV_relay_tokens.$KV.relay_tokens.x":                     "",
 		// Another's consumer, and all of them.
 		"$JS.API.CONSUMER.INFO.EVENTS." + other: "", "$JS.API.CONSUMER.DELETE.EVENTS." + other: "",
-		"$JS.API.CONSUMER.MSG.NEXT.EVENTS." + other: `{"batch":10,"no_wait":true}`,
-		"$JS.API.CONSUMER.PAUSE.EVENTS." + other:    `{"pause_until":"2099-01-01T00:00:00Z"}`,
-		"$JS.API.CONSUMER.RESET.EVENTS." + other:    `{"seq":1000}`,
-		"$JS.API.CONSUMER.UNPIN.EVENTS." + other:    `{"group":"a"}`, "$JS.API.CONSUMER.LEADER.STEPDOWN.EVENTS." + other: "",
+		"$JS.API.CONSUMER.MSG.NEXT.EVENTS." + other:                      `{"batch":10,"no_wait":true}`,
+		"$JS.API.CONSUMER.PAUSE.EVENTS." + other:                         `{"pause_until":"2099-01-01T00:00:00Z"}`,
+		"$JS.API.CONSUMER.RESET.EVENTS." + other:                         `{"seq":1000}`,
+		"$JS.API.CONSUMER.UNPIN.EVENTS." + other:                         `{"group":"a"}`,
+		"$JS.API.CONSUMER.LEADER.STEPDOWN.EVENTS." + other:               "",
 		"$JS.ACK.EVENTS." + other + ".1.1.1.1700000000000000000.1":       "+TERM",
 		"$JS.ACK._._.EVENTS." + other + ".1.1.1.1700000000000000000.1.x": "+ACK",
 		"$JS.API.CONSUMER.NAMES.EVENTS":                                  "{}", "$JS.API.CONSUMER.LIST.EVENTS": "{}",
@@ -191,7 +194,8 @@ func (g *target) attack() {
 					t.Errorf("%s heard %d of %d: %v", name, got, want, err)
 					return
 				}
-				if got++; got > want || m.Subject != sentinel && m.Subject != g.store.Topology().PublishSubject(sentinel) {
+				if got++; got > want || m.Subject != sentinel &&
+					m.Subject != g.store.Topology().PublishSubject(sentinel) {
 					t.Errorf("%s heard %s %s %s", name, m.Subject, m.Header, m.Data)
 				}
 			}
@@ -374,10 +378,13 @@ func (g *target) state(copied jetstream.Stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("copy %d..%d of %v/%d/%s, %d consumers, victim delivered %d acknowledged %d pending %d paused %v to %q, inbox %d, tokens %d",
-		info.State.FirstSeq, info.State.LastSeq, info.Config.Subjects, info.Config.MaxMsgs, info.Config.MaxAge, len(names),
+	return fmt.Sprintf("copy %d..%d of %v/%d/%s, %d consumers, victim delivered %d acknowledged %d pending %d paused "+
+		"%v to %q, inbox %d, tokens %d",
+		info.State.FirstSeq, info.State.LastSeq, info.Config.Subjects, info.Config.MaxMsgs, info.Config.MaxAge,
+		len(names),
 		victim.Delivered.Consumer,
-		victim.AckFloor.Consumer, victim.NumPending, victim.Paused, victim.Config.DeliverSubject, inbox, kv.State.LastSeq)
+		victim.AckFloor.Consumer, victim.NumPending, victim.Paused,
+		victim.Config.DeliverSubject, inbox, kv.State.LastSeq)
 }
 
 // event publishes one event of a site.

@@ -98,8 +98,9 @@ func newCluster(t *testing.T) *cluster {
 	log := slog.New(slog.DiscardHandler)
 	if err := natstest.Patiently(func() (err error) {
 		c.store, err = store.Open(t.Context(),
-			store.Config{Conn: c.conn, Topology: topology.Topology{Prefix: "relay", Replicas: nodes, Retention: time.Hour},
-				Log: log})
+			store.Config{Conn: c.conn,
+				Topology: topology.Topology{Prefix: "relay", Replicas: nodes, Retention: time.Hour},
+				Log:      log})
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -135,7 +136,8 @@ func (c *cluster) read(i int) *server.Options {
 		t.Fatalf("a server that stands still is noticed after %s, a client after %s", routes, clients)
 	}
 	// What a test must do otherwise: ports of its own, on loopback.
-	opts.Host, opts.Port, opts.Cluster.Host, opts.Cluster.Port = "127.0.0.1", server.RANDOM_PORT, "127.0.0.1", c.routes[i]
+	opts.Host, opts.Port, opts.Cluster.Host, opts.Cluster.Port = "127.0.0.1",
+		server.RANDOM_PORT, "127.0.0.1", c.routes[i]
 	opts.Routes, opts.NoSigs, opts.NoLog = nil, true, true
 	for _, port := range c.routes {
 		opts.Routes = append(opts.Routes, &url.URL{Scheme: "tls", Host: fmt.Sprintf("127.0.0.1:%d", port)})
@@ -230,8 +232,10 @@ func TestRelayPermissionsAreThoseOfTheTopology(t *testing.T) {
 	t.Parallel()
 	publish, subscribe := natsd.RelayPermissions(topology.Topology{Prefix: "relay", Replicas: 3, Retention: time.Hour})
 	var want strings.Builder
-	want.WriteString("# What the relay's own user may do in its account: JetStream on the streams and buckets of its prefix, its own subjects, the copy of the\n" +
-		"# log, and answers to requests. Made from the relay's table of streams: go test ./internal/natsd -run TestRelayPermissions -update\n")
+	want.WriteString("# What the relay's own user may do in its account: JetStream on the streams and buckets of its " +
+		"prefix, its own subjects, the copy of the\n" +
+		"# log, and answers to requests. Made from the relay's table of streams: go test ./internal/natsd -run " +
+		"TestRelayPermissions -update\n")
 	list := func(name string, subjects []string) {
 		fmt.Fprintf(&want, "%s: {\n  allow: [\n", name)
 		for _, s := range subjects {
@@ -241,7 +245,8 @@ func TestRelayPermissionsAreThoseOfTheTopology(t *testing.T) {
 	}
 	list("publish", publish)
 	list("subscribe", subscribe)
-	want.WriteString("# A message that several subscriptions of a connection match counts once for each.\nallow_responses: { max: 8, expires: \"5m\" }\n")
+	want.WriteString("# A message that several subscriptions of a connection match counts once for each.\n" +
+		"allow_responses: { max: 8, expires: \"5m\" }\n")
 	file := filepath.Join(deployed, "relay-permissions.conf")
 	if *update {
 		if err := os.WriteFile(file, []byte(want.String()), 0o600); err != nil {
@@ -260,7 +265,8 @@ func TestTheDeployedConfiguration(t *testing.T) {
 	c := newCluster(t)
 	c.events()
 	c.hasALimit()
-	g := &target{t: t, conn: c.conn, store: c.store, limited: "bms-leeds", reader: "erp", other: "warehouse", bare: bare,
+	g := &target{t: t, conn: c.conn, store: c.store, limited: "bms-leeds", reader: "erp", other: "warehouse",
+		bare: bare,
 		login: func(user string, more ...nats.Option) *nats.Conn {
 			return c.login(user, secrets[strings.TrimSuffix(user, bare[len("erp"):])], more...)
 		}}

@@ -88,7 +88,8 @@ func (c *cluster) works() {
 		t.Errorf("tail: %+v, %v", m, err)
 	}
 	tail.Stop()
-	if found, _, err := s.Events.Scan(ctx, seq, []string{topology.SiteFilter("work")}, 10); err != nil || len(found) != 1 {
+	if found, _, err := s.Events.Scan(ctx, seq, []string{topology.SiteFilter("work")}, 10); err != nil ||
+		len(found) != 1 {
 		t.Errorf("scan: %v, %v", found, err)
 	}
 	if _, err := s.Events.LastOf(ctx, "work", order); err != nil {
@@ -175,7 +176,8 @@ func (c *cluster) backup(conn *nats.Conn) {
 	api("RESTORE", map[string]any{"config": about.Config, "state": about.State}, &restoring)
 	for _, chunk := range append(chunks, nil) {
 		var m *nats.Msg
-		until(t, "a chunk is taken", func() bool { // the server that restores may listen a moment before ours hears of it
+		// the server that restores may listen a moment before ours hears of it
+		until(t, "a chunk is taken", func() bool {
 			var err error
 			m, err = conn.Request(restoring.DeliverSubject, chunk, 10*time.Second)
 			if err != nil && !errors.Is(err, nats.ErrNoResponders) {
@@ -257,8 +259,8 @@ func (c *cluster) catchesUp() {
 		var seq uint64
 		expected := seqs[len(seqs)-1]
 		until(t, "an event to be stored", func() bool {
-			ev, err := relay.NewOrderEvent("", "outage", order, relay.TypeOrderUpdated, relay.NextSequence(time.Now(), expected),
-				time.Now(), relay.OrderData{Order: []byte(`{}`)})
+			ev, err := relay.NewOrderEvent("", "outage", order, relay.TypeOrderUpdated,
+				relay.NextSequence(time.Now(), expected), time.Now(), relay.OrderData{Order: []byte(`{}`)})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -133,7 +133,8 @@ func compare(t *testing.T, conn *nats.Conn, m jetstream.Msg, seq uint64) {
 	}
 	// the server omits conditions, and adds headers that name the source of the message
 	for name := range stored.Header {
-		if got, want := m.Headers().Get(name), stored.Header.Get(name); got != want && !strings.HasPrefix(name, "Nats-") {
+		if got, want := m.Headers().Get(name),
+			stored.Header.Get(name); got != want && !strings.HasPrefix(name, "Nats-") {
 			t.Errorf("header %s: %q in the copy, %q in the log", name, got, want)
 		}
 	}
@@ -348,7 +349,8 @@ func TestAServerWithoutTheAccounts(t *testing.T) {
 	}
 	t.Cleanup(func() { nc.Close(); server.Stop() })
 	events, err := natsd.NewEvents(natsd.EventsConfig{Conn: nc,
-		Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler)})
+		Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+		Log:      slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

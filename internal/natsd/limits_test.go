@@ -52,7 +52,8 @@ func openDoor(t *testing.T, limits Limits) *door {
 }
 
 func (d *door) login(options ...nats.Option) (*nats.Conn, error) {
-	options = append([]nats.Option{nats.NoReconnect(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})},
+	options = append([]nats.Option{nats.NoReconnect(),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})},
 		options...)
 	nc, err := nats.Connect("nats://"+d.Addr(), options...)
 	if err == nil {
@@ -154,7 +155,8 @@ func TestWhatASubscriberMayAskOfItsConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := fmt.Fprintf(raw, "CONNECT {\"user\":%q,\"pass\":%q,\"verbose\":false}\r\nPUB events.consumer.put %d\r\n",
+		if _, err := fmt.Fprintf(raw,
+			"CONNECT {\"user\":%q,\"pass\":%q,\"verbose\":false}\r\nPUB events.consumer.put %d\r\n",
 			d.ids[who], d.keys[who], maxRequest+1); err != nil {
 			t.Fatal(err)
 		}

@@ -64,7 +64,8 @@ func TestMistakesOfClientsAreSummedUp(t *testing.T) {
 		l.Errorf(aClient + `Subscription Violation - Subject "100%.>", SID 1`)
 		if got := log.lines(); len(got) != 2 || !strings.HasPrefix(got[0], "level=WARN") ||
 			!strings.Contains(got[0], `abc`) ||
-			!strings.Contains(got[0], `Subject \"forbidden.0\"`) || !strings.Contains(got[1], `Subject \"100%.>\", SID 1`) {
+			!strings.Contains(got[0], `Subject \"forbidden.0\"`) ||
+			!strings.Contains(got[1], `Subject \"100%.>\", SID 1`) {
 			t.Errorf("at once: %q", got)
 		}
 		<-time.After(mistakesEvery + time.Second)
@@ -122,7 +123,8 @@ func TestWhatIsAClientsMistake(t *testing.T) {
 		{"127.0.0.1:1 - cid:2 - authentication error", nil, ""},
 		{aClient + "invalid publish subject %q", []any{"a..b"}, "ERROR"},
 		{aClient + "Problem registering with account %q: %s", []any{"A", "maximum"}, "ERROR"},
-		{"JetStream failed to store a msg on stream '%s > %s': %v", []any{"RELAY", "relay_inbox", "no space left on device"},
+		{"JetStream failed to store a msg on stream '%s > %s': %v",
+			[]any{"RELAY", "relay_inbox", "no space left on device"},
 			"ERROR"},
 		{"JetStream out of space, will be DISABLED", nil, "ERROR"},
 		{"JETSTREAM - %s", []any{"Publish Violation - Subject"}, "ERROR"},
@@ -133,7 +135,8 @@ func TestWhatIsAClientsMistake(t *testing.T) {
 		l.mistakes.end()
 		got := log.lines()[0]
 		switch {
-		case c.level == "" && got != "", c.level != "" && !strings.HasPrefix(got, "level="+c.level+" "), len(got) > 1000:
+		case c.level == "" && got != "", c.level != "" && !strings.HasPrefix(got, "level="+c.level+" "),
+			len(got) > 1000:
 			t.Errorf("%.200q is logged as %q", c.format, got)
 		case strings.Contains(got, "%!"):
 			t.Errorf("%q is logged as %q", c.format, got)

@@ -67,13 +67,16 @@ func newBusThatLooks(t *testing.T, every time.Duration) *bus {
 		server.Stop()
 	})
 	s, err := store.Open(t.Context(),
-		store.Config{Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: log})
+		store.Config{Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+			Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &bus{t: t, server: server, conn: nc, store: s}
 	events, err := natsd.NewEvents(natsd.EventsConfig{
-		Conn: nc, Topology: s.Topology(), MaxBytes: 16 << 20, Known: func(id string) bool { return b.keys.ReadsAll(id) },
+		Conn: nc, Topology: s.Topology(), MaxBytes: 16 << 20, Known: func(id string) bool {
+			return b.keys.ReadsAll(id)
+		},
 		Every: every, Log: log,
 	})
 	if err != nil {
@@ -146,7 +149,8 @@ func TestASubscriberHearsItsSitesAndNothingElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Subject != topology.OrderSubject("leeds", "updated", order) || m.Header.Get("Nats-Sequence") == "" || seq == 0 {
+	if m.Subject != topology.OrderSubject("leeds", "updated", order) ||
+		m.Header.Get("Nats-Sequence") == "" || seq == 0 {
 		t.Fatalf("heard %s with %v", m.Subject, m.Header)
 	}
 	for _, subject := range []string{
@@ -349,7 +353,8 @@ func TestARefusedLoginIsLoggedWithoutTheKey(t *testing.T) {
 	server.Admit(access.New(access.Config{Log: slog.New(slog.DiscardHandler)}))
 	key, stored := accesstest.NewKey(relay.RoleRead, "", time.Now(), nil)
 	for _, user := range []string{stored.ID, key, strings.Repeat("x", 43)} {
-		if _, err := nats.Connect("nats://"+server.Addr(), nats.UserInfo(user, stored.ID), nats.NoReconnect()); err == nil {
+		if _, err := nats.Connect("nats://"+server.Addr(), nats.UserInfo(user, stored.ID),
+			nats.NoReconnect()); err == nil {
 			t.Errorf("%q was let in", user)
 		}
 	}
@@ -385,7 +390,8 @@ func TestADirectoryThatCannotBeUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{file, filepath.Join(file, "below")} {
-		if _, err := natsd.Start(natsd.Config{Dir: dir, Log: slog.New(slog.DiscardHandler)}); !errors.Is(err, natsd.ErrDir) {
+		if _, err := natsd.Start(natsd.Config{Dir: dir, Log: slog.New(slog.DiscardHandler)}); !errors.Is(err,
+			natsd.ErrDir) {
 			t.Errorf("%s: %v", dir, err)
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Something else in the queue's place is stored as it came at each poll, is no success, and is one suspected gap for as long as
-// it lasts, whatever it contains: what waited at the vendor's may have gone with it.
+// Something else in the queue's place is stored as it came at each poll, is no success, and is one suspected gap for as
+// long as it lasts, whatever it contains: what waited at the vendor's may have gone with it.
 func TestSomethingElseInTheQueuesPlaceIsOneGap(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
@@ -39,7 +39,8 @@ func TestSomethingElseInTheQueuesPlaceIsOneGap(t *testing.T) {
 		})
 	}
 	doc := r.document("a")
-	if doc.ForeignSince == nil || doc.FailingSince == nil || doc.GapSuspectedAt == nil || doc.Outcome.Result != "malformed" || doc.Outcome.Notifications != 0 ||
+	if doc.ForeignSince == nil || doc.FailingSince == nil || doc.GapSuspectedAt == nil ||
+		doc.Outcome.Result != "malformed" || doc.Outcome.Notifications != 0 ||
 		!strings.Contains(doc.Outcome.Error, "something else was sent in the queue's place") {
 		t.Errorf("poll document %+v, outcome %+v", doc, doc.Outcome)
 	}

@@ -20,7 +20,8 @@ func inbox(t *testing.T) (s *store.Store, shut *atomic.Bool, writes *atomic.Int6
 	t.Helper()
 	shut, writes = new(atomic.Bool), new(atomic.Int64)
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler),
+		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+		Log: slog.New(slog.DiscardHandler),
 		Gate: store.Gate{Before: func(store.Write) error {
 			if shut.Load() {
 				return store.ErrUnavailable
@@ -44,8 +45,8 @@ func pagesOf(t *testing.T, s *store.Store, connection string) []store.Page {
 	return pages
 }
 
-// TestWhatWasReadIsKeptWhoeverOwnsTheConnection: a shard is given up while the inbox takes nothing. The page stays with the process and
-// reaches the inbox when that takes writes again, also if by then the process is told to stop.
+// TestWhatWasReadIsKeptWhoeverOwnsTheConnection: a shard is given up while the inbox takes nothing. The page stays with
+// the process and reaches the inbox when that takes writes again, also if by then the process is told to stop.
 func TestWhatWasReadIsKeptWhoeverOwnsTheConnection(t *testing.T) {
 	t.Parallel()
 	s, shut, _ := inbox(t)
@@ -59,8 +60,10 @@ func TestWhatWasReadIsKeptWhoeverOwnsTheConnection(t *testing.T) {
 		storing, giveUp := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		defer giveUp()
 		r := &runner{p: p, log: p.Log}
-		page := store.Page{PollID: poll, Connection: "leeds", Generation: "g", ReceivedAt: time.Now(), Body: []byte("[]")}
-		if _, fate := r.storePage(storing, page, audatex.ReadContents(audatex.Page{Body: page.Body})); fate != pageLeft {
+		page := store.Page{PollID: poll, Connection: "leeds", Generation: "g",
+			ReceivedAt: time.Now(), Body: []byte("[]")}
+		if _, fate := r.storePage(storing, page,
+			audatex.ReadContents(audatex.Page{Body: page.Body})); fate != pageLeft {
 			t.Fatal("stored while the inbox is shut")
 		}
 		if !p.leftPages.has(poll) {
@@ -90,12 +93,14 @@ func TestWhatWasReadIsKeptWhoeverOwnsTheConnection(t *testing.T) {
 	}
 }
 
-// TestAPageIsStoredOnceHoweverLateItIsTriedAgain: a try whose response was lost has stored the page, and the inbox has forgotten its poll id since.
+// TestAPageIsStoredOnceHoweverLateItIsTriedAgain: a try whose response was lost has stored the page, and the inbox has
+// forgotten its poll id since.
 func TestAPageIsStoredOnceHoweverLateItIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	s, _, writes := inbox(t)
 	p := New(Config{Store: s, Log: slog.New(slog.DiscardHandler)})
-	page := store.Page{PollID: "lost answer", Connection: "leeds", Generation: "g", ReceivedAt: time.Now(), Body: []byte("[]")}
+	page := store.Page{PollID: "lost answer", Connection: "leeds", Generation: "g",
+		ReceivedAt: time.Now(), Body: []byte("[]")}
 	for _, poll := range []string{"before", "lost answer", "after"} {
 		other := page
 		other.PollID = poll
@@ -153,7 +158,8 @@ func TestAPollThatWasNotSentIsForgotten(t *testing.T) {
 	t.Parallel()
 	s, shut, _ := inbox(t)
 	told := &counting{}
-	p := New(Config{Store: s, Session: strangers(t, s), Log: slog.New(slog.DiscardHandler), Operations: told, Reconciler: told, PollBound: time.Minute})
+	p := New(Config{Store: s, Session: strangers(t, s), Log: slog.New(slog.DiscardHandler), Operations: told,
+		Reconciler: told, PollBound: time.Minute})
 	unsent := func(when string, want bool) {
 		t.Helper()
 		if _, remembered := p.unsentPolls.Load("leeds"); remembered != want {
@@ -162,7 +168,8 @@ func TestAPollThatWasNotSentIsForgotten(t *testing.T) {
 	}
 	refused := func(epoch uint64) *runner {
 		t.Helper()
-		r := &runner{p: p, log: p.Log, lease: shardtest.Fixed(0, epoch), generation: "g", connection: relay.Connection{ID: "leeds", Generation: "g"}}
+		r := &runner{p: p, log: p.Log, lease: shardtest.Fixed(0, epoch), generation: "g",
+			connection: relay.Connection{ID: "leeds", Generation: "g"}}
 		if !r.adopt(t.Context()) {
 			t.Fatal("not adopted")
 		}
@@ -192,7 +199,9 @@ func TestAPollThatWasNotSentIsForgotten(t *testing.T) {
 // counting counts operational events.
 type counting struct{ told int }
 
-func (c *counting) Once(context.Context, string, relay.Kind, string, string, map[string]any, time.Time, ...string) error {
+func (c *counting) Once(
+	context.Context, string, relay.Kind, string, string, map[string]any, time.Time, ...string,
+) error {
 	c.told++
 	return nil
 }
@@ -204,15 +213,18 @@ func (c *counting) Operational(context.Context, string, relay.Kind, string, stri
 
 func (c *counting) Suspected(string, relay.Poll) {}
 
-// TestAnAnnouncementThatIsStoredAfterAllIsNoGap: a write that was not answered may still be carried out when the store is back. Of a poll
-// announced like that nothing was sent, which its own process knows when it takes the connection again.
+// TestAnAnnouncementThatIsStoredAfterAllIsNoGap: a write that was not answered may still be carried out when the store
+// is back. Of a poll announced like that nothing was sent, which its own process knows when it takes the connection
+// again.
 func TestAnAnnouncementThatIsStoredAfterAllIsNoGap(t *testing.T) {
 	t.Parallel()
 	s, shut, _ := inbox(t)
 	told := &counting{}
-	p := New(Config{Store: s, Log: slog.New(slog.DiscardHandler), Operations: told, Reconciler: told, PollBound: time.Minute})
+	p := New(Config{Store: s, Log: slog.New(slog.DiscardHandler), Operations: told,
+		Reconciler: told, PollBound: time.Minute})
 	under := func(epoch uint64) *runner {
-		return &runner{p: p, log: p.Log, lease: shardtest.Fixed(0, epoch), generation: "g", connection: relay.Connection{ID: "leeds", Generation: "g"}}
+		return &runner{p: p, log: p.Log, lease: shardtest.Fixed(0, epoch), generation: "g",
+			connection: relay.Connection{ID: "leeds", Generation: "g"}}
 	}
 	shut.Store(true)
 	if err := under(3).announce(t.Context(), "unheard"); err == nil {
@@ -221,7 +233,8 @@ func TestAnAnnouncementThatIsStoredAfterAllIsNoGap(t *testing.T) {
 	shut.Store(false)
 	for _, poll := range []string{"unheard", "sent"} {
 		now := time.Now()
-		doc := relay.Poll{Generation: "g", Epoch: 3, Intent: &relay.PollIntent{PollID: poll, Owner: p.nonce, At: now, Deadline: now.Add(time.Minute)}}
+		doc := relay.Poll{Generation: "g", Epoch: 3,
+			Intent: &relay.PollIntent{PollID: poll, Owner: p.nonce, At: now, Deadline: now.Add(time.Minute)}}
 		if _, err := s.Polls.Create(t.Context(), "leeds", doc); err != nil {
 			t.Fatal(err)
 		}

@@ -83,7 +83,10 @@ func (r *rig) Operational(_ context.Context, _ string, kind relay.Kind, _, _ str
 	return nil
 }
 
-func (r *rig) Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, _ time.Time, _ ...string) error {
+func (r *rig) Once(
+	ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, _ time.Time,
+	_ ...string,
+) error {
 	return r.Operational(ctx, site, kind, id, message, details)
 }
 
@@ -155,12 +158,14 @@ func newRig(t *testing.T, c sandbox.Config) *rig {
 	}
 	r.store = r.open(store.Gate{Before: gate(true), After: gate(false)})
 	log := slog.New(slog.DiscardHandler)
-	if r.client, err = audatex.New(audatex.Config{BaseURL: server.URL + sandbox.APIPath, Logger: log, Timeout: 5 * time.Second}); err != nil {
+	if r.client, err = audatex.New(
+		audatex.Config{BaseURL: server.URL + sandbox.APIPath, Logger: log, Timeout: 5 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	r.tokens, err = audatex.NewTokens(audatex.TokensConfig{
-		TokenURL: server.URL + sandbox.TokenPath, ClientID: "sandbox-client", ClientSecret: relay.NewSecret("sandbox-secret"),
-		Store: r.store.Tokens, Logger: log, Exclusive: true, Keep: true,
+		TokenURL: server.URL + sandbox.TokenPath, ClientID: "sandbox-client",
+		ClientSecret: relay.NewSecret("sandbox-secret"), Store: r.store.Tokens, Logger: log, Exclusive: true,
+		Keep: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -197,8 +202,8 @@ func (r *rig) startWith(interval, sooner, soonerFor time.Duration) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	p := poller.New(poller.Config{
-		Store: r.store, Operations: r, Reconciler: r, Interval: interval, Sooner: sooner, SoonerFor: soonerFor, PollBound: r.client.PollBound(), Exclusive: true,
-		Renewal: r.renewal, Topic: r.topic,
+		Store: r.store, Operations: r, Reconciler: r, Interval: interval, Sooner: sooner, SoonerFor: soonerFor,
+		PollBound: r.client.PollBound(), Exclusive: true, Renewal: r.renewal, Topic: r.topic,
 		Grace: cmp.Or(r.grace, 200*time.Millisecond), Log: slog.New(slog.NewTextHandler(r, nil)),
 		Session: func(c relay.Connection) *audatex.Session {
 			return audatex.NewSession(r.client, r.tokens, c.ID, c.Level)
@@ -318,7 +323,8 @@ func TestASubscriptionThatIsThereIsAdopted(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})
 	c := r.connect("a")
-	if _, err := audatex.NewSession(r.client, r.tokens, c.ID, c.Level).Subscribe(t.Context(), poller.Topic); err != nil {
+	if _, err := audatex.NewSession(r.client, r.tokens, c.ID, c.Level).Subscribe(t.Context(),
+		poller.Topic); err != nil {
 		t.Fatal(err)
 	}
 	r.order()
@@ -466,11 +472,13 @@ func TestAnIntentWithoutOutcomeIsASuspectedGapUnlessThePageIsThere(t *testing.T)
 		r := newRig(t, sandbox.Config{})
 		c := r.connect("a")
 		intent := relay.PollIntent{PollID: relay.NewID(), At: time.Now().Add(-time.Minute)}
-		if _, err := r.store.Polls.Create(t.Context(), "a", relay.Poll{Generation: c.Generation, Intent: &intent}); err != nil {
+		if _, err := r.store.Polls.Create(t.Context(), "a",
+			relay.Poll{Generation: c.Generation, Intent: &intent}); err != nil {
 			t.Fatal(err)
 		}
 		if stored {
-			if _, err := r.store.Inbox.Append(t.Context(), store.Page{PollID: intent.PollID, Connection: "a", Body: []byte(`[{"NotificationId":"5f0c0000-0000-4000-8000-000000000001"}]`)}); err != nil {
+			if _, err := r.store.Inbox.Append(t.Context(), store.Page{PollID: intent.PollID, Connection: "a",
+				Body: []byte(`[{"NotificationId":"5f0c0000-0000-4000-8000-000000000001"}]`)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -490,7 +498,8 @@ func TestAnAnswerCutOnTheWayIsTold(t *testing.T) {
 	r.connect("a")
 	r.start()
 	eventually(t, "the subscription", r.subscribed)
-	if err := r.sandbox.SetFaults(sandbox.Faults{ShareCutAfterRead: 1, Operations: []sandbox.Operation{sandbox.OpPoll}}); err != nil {
+	if err := r.sandbox.SetFaults(
+		sandbox.Faults{ShareCutAfterRead: 1, Operations: []sandbox.Operation{sandbox.OpPoll}}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "a gap is told", func() bool { return r.told(relay.KindGapSuspected) > 0 })
@@ -560,7 +569,9 @@ func TestPauseChangeAndDelete(t *testing.T) {
 	if err := r.store.Connections.Delete(t.Context(), "a", revision); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "nobody polls it", func() bool { return errors.Is(r.poller.PollNow(t.Context(), "a"), poller.ErrNotOwned) })
+	eventually(t, "nobody polls it", func() bool {
+		return errors.Is(r.poller.PollNow(t.Context(), "a"), poller.ErrNotOwned)
+	})
 }
 
 // An outage of the vendor is one line when it begins and one when it has ended, with how long it was.
@@ -570,7 +581,8 @@ func TestAnOutageIsLoggedAtItsBeginningAndItsEnd(t *testing.T) {
 	r.connect("a")
 	r.start()
 	eventually(t, "the subscription", r.subscribed)
-	if err := r.sandbox.SetFaults(sandbox.Faults{Share500: 1, Operations: []sandbox.Operation{sandbox.OpPoll}}); err != nil {
+	if err := r.sandbox.SetFaults(
+		sandbox.Faults{Share500: 1, Operations: []sandbox.Operation{sandbox.OpPoll}}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "it fails", func() bool { return r.logged("polling fails") == 1 })
@@ -582,14 +594,16 @@ func TestAnOutageIsLoggedAtItsBeginningAndItsEnd(t *testing.T) {
 	if err := r.sandbox.SetFaults(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it works again", func() bool { return r.logged(`msg="polling works again" connection=a shard=`) == 1 })
+	eventually(t, "it works again", func() bool {
+		return r.logged(`msg="polling works again" connection=a shard=`) == 1
+	})
 	if n := r.logged("polling fails"); n != 1 {
 		t.Errorf("logged %d times that it fails", n)
 	}
 }
 
-// A store that takes nothing complains for itself, once: ten thousand connections that wait for it add nothing. Nor is it a failure
-// of the vendor, which would keep them away for minutes.
+// A store that takes nothing complains for itself, once: ten thousand connections that wait for it add nothing. Nor is
+// it a failure of the vendor, which would keep them away for minutes.
 func TestAStoreInTroubleIsNoFailureOfTheVendor(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, sandbox.Config{})

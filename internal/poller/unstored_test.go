@@ -23,7 +23,9 @@ const testOrder = "5f0c0000-0000-4000-8000-000000000001"
 
 // element is a notification of about so many bytes.
 func element(n, size int) string {
-	e := fmt.Sprintf(`{"NotificationId":"n%d","Topic":"PARTS.ORDER.UPDATED","SiteId":"4711","CreatedAt":"2026-01-15T09:38:44Z","Resources":[{"ResourceType":"PartsOrder","ResourceId":%q}],"Message":""}`, n, testOrder)
+	e := fmt.Sprintf(`{"NotificationId":"n%d","Topic":"PARTS.ORDER.UPDATED","SiteId":"4711",`+
+		`"CreatedAt":"2026-01-15T09:38:44Z","Resources":[{"ResourceType":"PartsOrder","ResourceId":%q}],"Message":""}`,
+		n, testOrder)
 	return e[:len(e)-2] + strings.Repeat("x", max(0, size-len(e))) + `"}`
 }
 
@@ -31,7 +33,8 @@ func limited(t *testing.T, maxPayload int32) (*Poller, *natstest.Limited, *atomi
 	t.Helper()
 	server, gate := natstest.StartLimited(t, maxPayload), new(atomic.Pointer[store.Gate])
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: server.Conn(), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler),
+		Conn: server.Conn(), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+		Log: slog.New(slog.DiscardHandler),
 		Gate: store.Gate{
 			Before: func(w store.Write) error {
 				if g := gate.Load(); g != nil && g.Before != nil {
@@ -50,11 +53,13 @@ func limited(t *testing.T, maxPayload int32) (*Poller, *natstest.Limited, *atomi
 	if err != nil {
 		t.Fatal(err)
 	}
-	return New(Config{Store: s, Log: slog.New(slog.DiscardHandler), Operations: &counting{}, Reconciler: &counting{}, PollBound: time.Minute}), server, gate
+	return New(Config{Store: s, Log: slog.New(slog.DiscardHandler), Operations: &counting{}, Reconciler: &counting{},
+		PollBound: time.Minute}), server, gate
 }
 
 func hold(poll, body string) *unstoredPage {
-	page := store.Page{PollID: poll, Connection: "leeds", Generation: "g", ReceivedAt: time.Now(), Site: "leeds", Body: []byte(body)}
+	page := store.Page{PollID: poll, Connection: "leeds", Generation: "g", ReceivedAt: time.Now(),
+		Site: "leeds", Body: []byte(body)}
 	return newUnstoredPage(page, audatex.ReadContents(audatex.Page{Body: page.Body}), 0)
 }
 
@@ -85,8 +90,9 @@ func TestAPageTooLargeForOneMessageIsStoredInParts(t *testing.T) {
 		"whole":               "[" + strings.Join(large, ",\n ") + "]",
 		"cut":                 "[" + strings.Join(large, ",") + `,{"Topic":"PARTS.ORD`,
 		"with other elements": "[7," + strings.Join(large, ",") + `,{"a":1},"x]",[1,2]]`,
-		"one is too large":    "[" + strings.Join([]string{element(1, 100), element(2, 3<<20), element(3, 100)}, ",") + "]",
-		"all in one element":  element(1, 2<<20),
+		"one is too large": "[" + strings.Join([]string{element(1, 100), element(2, 3<<20), element(3, 100)}, ",") +
+			"]",
+		"all in one element": element(1, 2<<20),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -115,7 +121,8 @@ func TestAPageTooLargeForOneMessageIsStoredInParts(t *testing.T) {
 				t.Fatalf("%d elements, want %d", len(got), len(want))
 			}
 			for i := range want {
-				if len(want[i].Raw) < 1<<20 && !bytes.Equal(got[i].Raw, want[i].Raw) || got[i].Order != want[i].Order || got[i].ID != want[i].ID || got[i].Topic != want[i].Topic ||
+				if len(want[i].Raw) < 1<<20 && !bytes.Equal(got[i].Raw, want[i].Raw) || got[i].Order != want[i].Order ||
+					got[i].ID != want[i].ID || got[i].Topic != want[i].Topic ||
 					got[i].SiteID != want[i].SiteID || got[i].CreatedAt != want[i].CreatedAt {
 					t.Errorf("element %d: %.200q, want %.200q", i, got[i].Raw, want[i].Raw)
 				}
@@ -124,8 +131,8 @@ func TestAPageTooLargeForOneMessageIsStoredInParts(t *testing.T) {
 	}
 }
 
-// Wherever storing is interrupted, trying again stores each part once: nothing is lost and nothing repeated, also when NATS
-// comes back with another limit, and when the stream has one of its own.
+// Wherever storing is interrupted, trying again stores each part once: nothing is lost and nothing repeated, also when
+// NATS comes back with another limit, and when the stream has one of its own.
 func TestPartsAreStoredOnceHoweverStoringIsInterrupted(t *testing.T) {
 	t.Parallel()
 	p, server, gate := limited(t, 1<<20)
@@ -219,11 +226,13 @@ func TestACrashBetweenPartsIsASuspectedGap(t *testing.T) {
 		}
 		gate.Store(nil)
 		now := time.Now()
-		doc := relay.Poll{Generation: "g", Epoch: 3, Intent: &relay.PollIntent{PollID: connection, Owner: "gone", At: now.Add(-time.Hour), Deadline: now.Add(-time.Hour)}}
+		doc := relay.Poll{Generation: "g", Epoch: 3, Intent: &relay.PollIntent{PollID: connection, Owner: "gone",
+			At: now.Add(-time.Hour), Deadline: now.Add(-time.Hour)}}
 		if _, err := p.Store.Polls.Create(t.Context(), connection, doc); err != nil {
 			t.Fatal(err)
 		}
-		r := &runner{p: p, log: p.Log, lease: shardtest.Fixed(0, 5), generation: "g", connection: relay.Connection{ID: connection, Generation: "g"}}
+		r := &runner{p: p, log: p.Log, lease: shardtest.Fixed(0, 5), generation: "g",
+			connection: relay.Connection{ID: connection, Generation: "g"}}
 		if !r.adopt(t.Context()) || r.doc.Intent != nil || (r.doc.GapSuspectedAt != nil) != suspected {
 			t.Errorf("%d of 3 parts: %+v", parts, r.doc)
 		}
@@ -248,7 +257,8 @@ func TestAKeptPageBlocksNoOther(t *testing.T) {
 	if p.storeLeft(context.Background()) {
 		t.Error("all are said to be stored")
 	}
-	if left := p.leftPages.list(); len(left) != 2 || left[0].page.Connection != "stuck" || left[1].page.Connection != "stuck" {
+	if left := p.leftPages.list(); len(left) != 2 || left[0].page.Connection != "stuck" ||
+		left[1].page.Connection != "stuck" {
 		t.Errorf("%d pages are left", len(left))
 	}
 	gate.Store(nil)

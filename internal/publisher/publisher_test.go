@@ -48,8 +48,8 @@ func open(t *testing.T, conn *nats.Conn, gate store.Gate) *store.Store {
 		t.Fatal(err)
 	}
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: sealer,
-		Log: quiet(), Gate: gate,
+		Conn: conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour},
+		Sealer: sealer, Log: quiet(), Gate: gate,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +154,8 @@ func TestGroupSharesOneReading(t *testing.T) {
 		second.Event.Time != relay.FormatTime(unreadable.Info.ReceivedAt) {
 		t.Errorf("the second of the group: %s", second.Body)
 	}
-	if st, _ := state(t, s); st.Published["c"] != unreadable.Entry() || st.LogPosition != second.Seq || st.Revision != 3 {
+	if st, _ := state(t, s); st.Published["c"] != unreadable.Entry() ||
+		st.LogPosition != second.Seq || st.Revision != 3 {
 		t.Errorf("document: %+v", st)
 	}
 	if n := testutil.CollectAndCount(reg, "audatex_relay_events_published_total"); n != 2 {
@@ -230,7 +231,8 @@ func TestHiddenAnswer(t *testing.T) {
 		t.Fatalf("outcome %s, want read-again", got)
 	}
 	position, err := p.Begin(t.Context(), site, order, []relay.Received{received("c", 2), received("c", 3)})
-	if err != nil || len(position.Waiting) != 1 || position.Waiting[0].Seq != 3 || position.State.Status != "Confirmed" {
+	if err != nil || len(position.Waiting) != 1 || position.Waiting[0].Seq != 3 ||
+		position.State.Status != "Confirmed" {
 		t.Fatalf("position %+v, %v", position, err)
 	}
 	if got, err := p.Publish(t.Context(), position, reading("Dispatched")); got != relay.Published || err != nil {
@@ -277,7 +279,8 @@ func TestDocumentLostAgedAndAhead(t *testing.T) {
 		t.Fatal(err)
 	}
 	position, err := p.Begin(t.Context(), site, order, []relay.Received{received("c", 2)})
-	if err != nil || len(position.Waiting) != 0 || position.State.Revision != 2 || position.State.Status != "Confirmed" {
+	if err != nil || len(position.Waiting) != 0 || position.State.Revision != 2 ||
+		position.State.Status != "Confirmed" {
 		t.Fatalf("position %+v, %v", position, err)
 	}
 	last, _ := state(t, s)
@@ -368,7 +371,8 @@ func TestRacingPublishers(t *testing.T) {
 				for len(waiting) > 0 {
 					position, err := p.Begin(context.Background(), site, order, waiting)
 					if errors.Is(err, store.ErrUnavailable) {
-						continue // it met the others too often; a resolver holds the notification and begins again as well
+						// it met the others too often; a resolver holds the notification and begins again as well
+						continue
 					}
 					if err != nil {
 						t.Error(err)
@@ -414,7 +418,8 @@ func TestUnfitReadings(t *testing.T) {
 	}
 	large := relay.Snapshot{Order: json.RawMessage(`{"X":"` + strings.Repeat("x", 10<<20) + `"}`)}
 	nested := func(depth int) relay.Snapshot {
-		return relay.Snapshot{Order: json.RawMessage(`{"X":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `}`)}
+		return relay.Snapshot{
+			Order: json.RawMessage(`{"X":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `}`)}
 	}
 	for name, c := range map[string]struct {
 		reading relay.Snapshot
@@ -451,7 +456,8 @@ func TestOperational(t *testing.T) {
 		t.Error("an id that is no subject token was taken")
 	}
 	count := func() int {
-		list, _, err := s.Events.Scan(t.Context(), 0, []string{topology.OperationalSubject("_", "gap-suspected", "c")}, 10)
+		list, _, err := s.Events.Scan(t.Context(), 0,
+			[]string{topology.OperationalSubject("_", "gap-suspected", "c")}, 10)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -466,13 +472,15 @@ func TestOperational(t *testing.T) {
 	}
 }
 
-// The log has of each event what filters look at, without its body: the status that was read, and whether something changed.
+// The log has of each event what filters look at, without its body: the status that was read, and whether something
+// changed.
 func TestEventsCarryStatusAndChange(t *testing.T) {
 	t.Parallel()
 	s := open(t, natstest.Start(t), store.Gate{})
 	p := newPublisher(s)
 	for n, status := range []string{"New", "New", "On hold: 50 %\n待機", strings.Repeat("x", relay.MaxStatus+1)} {
-		if outcome := publish(t, p, status, received("grant", 2*n+1), received("grant", 2*n+2)); outcome != relay.Published {
+		if outcome := publish(t, p, status, received("grant", 2*n+1),
+			received("grant", 2*n+2)); outcome != relay.Published {
 			t.Fatal(outcome)
 		}
 	}
@@ -481,7 +489,8 @@ func TestEventsCarryStatusAndChange(t *testing.T) {
 		got = append(got, fmt.Sprintf("%s %t", e.Stored.Status, e.Stored.Changed))
 	}
 	want := []string{
-		"New true", "New false", "New false", "New false", "On hold: 50 %\n待機 true", "On hold: 50 %\n待機 false", " true", " false",
+		"New true", "New false", "New false", "New false", "On hold: 50 %\n待機 true", "On hold: 50 %\n待機 false", " true",
+		" false",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the log says %q, want %q", got, want)

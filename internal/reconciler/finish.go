@@ -53,7 +53,8 @@ func (w *worker) publish(ctx context.Context, c relay.Connection, run relay.Reco
 	message := fmt.Sprintf("The open orders of connection %s were read again, as asked for at %s by: %s. "+
 		"Of %d orders %d had changed and %d could not be read.",
 		c.ID, startedAt, list(run.Causes), run.Read, run.Changed, run.Unreadable)
-	return w.s.r.cfg.Publisher.Once(ctx, c.EventSite(), relay.KindReconciled, c.ID, message, details, run.StartedAt, "startedAt")
+	return w.s.r.cfg.Publisher.Once(ctx, c.EventSite(), relay.KindReconciled, c.ID, message, details,
+		run.StartedAt, "startedAt")
 }
 
 // list returns the causes in words.

@@ -28,7 +28,8 @@ import (
 
 func TestMain(m *testing.M) {
 	natstest.Waiting(4)
-	if err := flag.Set("rapid.checks", strconv.Itoa(natstest.Long(10, 100))); err != nil { // each has processes of its own
+	// each has processes of its own
+	if err := flag.Set("rapid.checks", strconv.Itoa(natstest.Long(10, 100))); err != nil {
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)
@@ -175,8 +176,8 @@ func (w *world) open(g store.Gate) *store.Store {
 		w.t.Fatal(err)
 	}
 	s, err := store.Open(context.Background(), store.Config{
-		Conn: w.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: sealer,
-		Log: slog.New(slog.DiscardHandler), Gate: g,
+		Conn: w.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour},
+		Sealer: sealer, Log: slog.New(slog.DiscardHandler), Gate: g,
 	})
 	if err != nil {
 		w.t.Fatal(err)

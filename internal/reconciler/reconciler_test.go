@@ -379,7 +379,8 @@ func TestShardsThatComeTogetherAreReadTogether(t *testing.T) {
 	w := newWorld(t)
 	for n := range 100 {
 		id := fmt.Sprintf("c%d", n)
-		if _, err := w.store.Reconciliations.Create(t.Context(), store.ReconcileKey(id), relay.Reconciliation{Epoch: 1}); err != nil {
+		if _, err := w.store.Reconciliations.Create(t.Context(), store.ReconcileKey(id),
+			relay.Reconciliation{Epoch: 1}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -146,7 +146,8 @@ func (s *ownedShard) noteGaps(ctx context.Context) bool {
 			s.begin(l)
 		case errors.Is(err, errSuperseded):
 		default:
-			s.log.Log(ctx, store.Level(err, slog.LevelError), "a gap cannot be noted yet", "connection", id, "error", err)
+			s.log.Log(ctx, store.Level(err, slog.LevelError), "a gap cannot be noted yet",
+				"connection", id, "error", err)
 			all = false
 		}
 	}

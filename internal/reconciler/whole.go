@@ -27,7 +27,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		if err == nil {
 			break
 		}
-		r.cfg.Log.Log(ctx, store.Level(err, slog.LevelError), "the list of open orders cannot be completed yet", "error", err)
+		r.cfg.Log.Log(ctx, store.Level(err, slog.LevelError),
+			"the list of open orders cannot be completed yet", "error", err)
 		if !wait.Sleep(ctx, 0) {
 			return ctx.Err()
 		}
@@ -53,8 +54,8 @@ func (r *Reconciler) makeWhole(ctx context.Context) error {
 		var orders []store.Entry[relay.OrderState]
 		var last uint64
 		orders, last, more, err = r.store.Orders.Changed(ctx, from, nil, wholePage, func(key string, err error) {
-			r.cfg.Log.ErrorContext(ctx, "an order's document cannot be read; the order is not listed as open", "key", key,
-				"error", err)
+			r.cfg.Log.ErrorContext(ctx, "an order's document cannot be read; the order is not listed as open", "key",
+				key, "error", err)
 		})
 		if err != nil {
 			return err

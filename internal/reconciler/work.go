@@ -50,8 +50,8 @@ func (w *worker) work(starting, ending context.Context) {
 			again.Reset()
 			continue
 		}
-		w.log.Log(starting, store.Level(err, slog.LevelError), "reading open orders again has failed; it is tried again",
-			"error", err)
+		w.log.Log(starting, store.Level(err, slog.LevelError),
+			"reading open orders again has failed; it is tried again", "error", err)
 		again.Sleep(starting, 0)
 	}
 }
@@ -185,7 +185,8 @@ func (w *worker) portion(
 		}
 		if trouble != nil && !w.told {
 			w.told = true
-			w.log.Warn("orders cannot be read again yet; it is tried until they can", "orders", len(left), "error", trouble)
+			w.log.Warn("orders cannot be read again yet; it is tried until they can", "orders",
+				len(left), "error", trouble)
 		}
 		if !w.retry.Sleep(starting, audatex.RetryAfterOf(trouble)) {
 			return starting.Err()

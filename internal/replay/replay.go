@@ -146,7 +146,8 @@ func (r *Replayer) wake(pass func(w *runner) bool) {
 	}
 }
 
-// Answers makes everything due that the replays of a callback have waiting: a test has shown that its receiver responds.
+// Answers makes everything due that the replays of a callback have waiting: a test has shown that its receiver
+// responds.
 func (r *Replayer) Answers(callback, generation string) {
 	r.wake(func(w *runner) bool {
 		mine := w.callback == callback && w.generation == generation
@@ -282,7 +283,8 @@ func (r *Replayer) sweep(ctx context.Context, lease *shard.Lease) {
 			continue
 		}
 		// What is known here may be older than the replay.
-		if _, err := r.c.Deliverer.Targets.Confirm(ctx, doc.Callback, doc.CallbackGeneration); err != nil || r.registered(doc) || !lease.Valid() {
+		if _, err := r.c.Deliverer.Targets.Confirm(ctx, doc.Callback, doc.CallbackGeneration); err != nil ||
+			r.registered(doc) || !lease.Valid() {
 			continue
 		}
 		err := r.c.Store.Replays.Delete(ctx, key, entry.Revision)
@@ -339,7 +341,7 @@ func (r *Replayer) erase(ctx context.Context, lease *shard.Lease, id string) {
 func (r *Replayer) complain(err error) {
 	now, last := time.Now(), r.complained.Load()
 	if now.Sub(time.Unix(0, last)) >= 10*time.Second && r.complained.CompareAndSwap(last, now.UnixNano()) {
-		r.c.Log.Log(context.Background(), store.Level(err, slog.LevelWarn), "what a replay has come to could not be stored; it is tried again",
-			"error", err)
+		r.c.Log.Log(context.Background(), store.Level(err, slog.LevelWarn),
+			"what a replay has come to could not be stored; it is tried again", "error", err)
 	}
 }

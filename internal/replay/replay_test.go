@@ -92,8 +92,8 @@ func (w *world) open(of *replica) *store.Store {
 		return nil
 	}
 	s, err := store.Open(context.Background(), store.Config{
-		Conn: w.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour}, Sealer: sealer,
-		Log: slog.New(slog.DiscardHandler), Gate: store.Gate{Before: gate, After: gate},
+		Conn: w.conn, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour},
+		Sealer: sealer, Log: slog.New(slog.DiscardHandler), Gate: store.Gate{Before: gate, After: gate},
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -107,7 +107,8 @@ func (w *world) publish(n, orders int) {
 	last := map[string]uint64{}
 	for i := range n {
 		order := fmt.Sprintf("00000000-0000-4000-8000-%012d", i%orders)
-		ev, err := relay.NewOrderEvent("", "leeds", order, relay.TypeOrderUpdated, uint64(1e15+i), time.Now(), relay.OrderData{Order: json.RawMessage(`{}`)})
+		ev, err := relay.NewOrderEvent("", "leeds", order, relay.TypeOrderUpdated, uint64(1e15+i), time.Now(),
+			relay.OrderData{Order: json.RawMessage(`{}`)})
 		if err == nil {
 			last[order], err = w.store.Events.Publish(w.t.Context(), ev, store.InboxRef{}, last[order])
 		}
@@ -125,8 +126,8 @@ func (w *world) replay(change func(*relay.Replay)) string {
 		w.t.Fatal(err)
 	}
 	doc := relay.Replay{
-		ID: relay.NewID(), Callback: "bms", CallbackGeneration: w.callback.Generation, Client: "shop", From: first, Through: last,
-		State: relay.ReplayRunning, CreatedAt: time.Now().UTC(),
+		ID: relay.NewID(), Callback: "bms", CallbackGeneration: w.callback.Generation, Client: "shop", From: first,
+		Through: last, State: relay.ReplayRunning, CreatedAt: time.Now().UTC(),
 	}
 	if change != nil {
 		change(&doc)
@@ -180,11 +181,15 @@ func (w *world) own(first ...func(*replica)) *replica {
 	w.epoch++
 	r := &replica{gone: make(chan string, 100)}
 	s, log := w.open(r), slog.New(slog.DiscardHandler)
-	send := sender.New(sender.Config{AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, UserAgent: "test"})
+	send := sender.New(sender.Config{AllowCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		UserAgent: "test"})
 	deliverer := delivery.New(delivery.Config{Store: s, Sender: send, Log: log})
 	replayer := replay.New(replay.Config{
 		Store: s, Deliverer: deliverer, Callbacks: r, Log: log, Grace: time.Second, SweepEvery: 20 * time.Millisecond,
-		Schedule: []time.Duration{5 * time.Millisecond, 5 * time.Millisecond}, Jitter: func(d time.Duration) time.Duration { return d },
+		Schedule: []time.Duration{5 * time.Millisecond, 5 * time.Millisecond},
+		Jitter: func(d time.Duration) time.Duration {
+			return d
+		},
 	})
 	if err := replayer.Prepare(context.Background()); err != nil {
 		w.t.Fatal(err)
@@ -230,7 +235,8 @@ func TestAReplayMovesWithItsShard(t *testing.T) {
 	}
 	w.own()
 	doc := w.ended(id)
-	if doc.State != relay.ReplayDone || doc.Progress.Delivered != events || doc.Progress.Ended() != events || doc.Matched == nil || *doc.Matched != events {
+	if doc.State != relay.ReplayDone || doc.Progress.Delivered != events || doc.Progress.Ended() != events ||
+		doc.Matched == nil || *doc.Matched != events {
 		t.Errorf("it ended %+v, matched %v", doc, doc.Matched)
 	}
 	if n := w.receiver.AcceptedEvents(); n != events {
@@ -259,19 +265,21 @@ func TestARefusedOrderFails(t *testing.T) {
 	w.publish(100, 10)
 	id := w.replay(nil)
 	w.own()
-	if doc := w.ended(id); doc.State != relay.ReplayDone || doc.Progress != (relay.Progress{Delivered: 90, Failed: 10}) {
+	if doc := w.ended(id); doc.State != relay.ReplayDone ||
+		doc.Progress != (relay.Progress{Delivered: 90, Failed: 10}) {
 		t.Errorf("it ended %+v", doc)
 	}
 	closed := map[relay.DeliveryStatus]int{}
-	err := w.store.Attempts.Walk(t.Context(), "bms", w.callback.Generation, 0, func(_ uint64, _ time.Time, b relay.AttemptBatch) bool {
-		for _, rec := range b.Records {
-			if rec.Replay != id {
-				t.Errorf("a record of replay %q", rec.Replay)
+	err := w.store.Attempts.Walk(t.Context(), "bms", w.callback.Generation, 0,
+		func(_ uint64, _ time.Time, b relay.AttemptBatch) bool {
+			for _, rec := range b.Records {
+				if rec.Replay != id {
+					t.Errorf("a record of replay %q", rec.Replay)
+				}
+				closed[rec.Closing]++
 			}
-			closed[rec.Closing]++
-		}
-		return true
-	})
+			return true
+		})
 	if err != nil || closed[relay.DeliveryDelivered] != 90 || closed[relay.DeliveryFailed] != 0 {
 		t.Errorf("deliveries were closed: %v, %v", closed, err)
 	}
@@ -339,14 +347,17 @@ func TestAReplayEndsBeforeItIsLoaded(t *testing.T) {
 		t.Errorf("the other one ended %+v", doc)
 	}
 	w.until("none is at work", func() bool { return r.Working() == 0 })
-	if doc := w.get(cancelled); doc.State != relay.ReplayCancelled || doc.Reason != "by the test" || doc.Progress.Ended() != 0 {
+	if doc := w.get(cancelled); doc.State != relay.ReplayCancelled || doc.Reason != "by the test" ||
+		doc.Progress.Ended() != 0 {
 		t.Errorf("the cancelled one is %+v", doc)
 	}
-	if _, _, err := w.store.Replays.Get(t.Context(), store.ReplayKey("bms", removed)); !errors.Is(err, store.ErrNotFound) {
+	if _, _, err := w.store.Replays.Get(t.Context(),
+		store.ReplayKey("bms", removed)); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("the removed one: %v", err)
 	}
 	for _, id := range []string{cancelled, removed, other} {
-		if _, _, err := w.store.Cursors.Get(t.Context(), store.ReplayCursors.Key(store.ReplayCursor("bms", id))); !errors.Is(err, store.ErrNotFound) {
+		if _, _, err := w.store.Cursors.Get(t.Context(),
+			store.ReplayCursors.Key(store.ReplayCursor("bms", id))); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("the cursor of %s: %v", id, err)
 		}
 	}
@@ -404,8 +415,8 @@ func TestAReplayWaitsForItsClient(t *testing.T) {
 	}
 }
 
-// What a replay has selected and its callback is no longer to get when its turn comes is skipped, also what was not read
-// by then.
+// What a replay has selected and its callback is no longer to get when its turn comes is skipped, also what was not
+// read by then.
 func TestANarrowedReplayCountsWhatItSkips(t *testing.T) {
 	t.Parallel()
 	const events = 200
@@ -423,7 +434,8 @@ func TestANarrowedReplayCountsWhatItSkips(t *testing.T) {
 		t.Fatal(err)
 	}
 	doc := w.ended(id)
-	if doc.State != relay.ReplayDone || doc.Progress.Ended() != events || doc.Progress.Delivered != w.receiver.AcceptedEvents() {
+	if doc.State != relay.ReplayDone || doc.Progress.Ended() != events ||
+		doc.Progress.Delivered != w.receiver.AcceptedEvents() {
 		t.Errorf("it ended %+v", doc)
 	}
 }

@@ -71,9 +71,11 @@ type runner struct {
 func newRunner(r *Replayer, lease *shard.Lease, entry store.Entry[relay.Replay]) *runner {
 	doc := entry.Value
 	return &runner{
-		r: r, lease: lease, key: entry.Key, callback: doc.Callback, generation: doc.CallbackGeneration, client: doc.Client, doc: doc, revision: entry.Revision,
+		r: r, lease: lease, key: entry.Key, callback: doc.Callback, generation: doc.CallbackGeneration,
+		client: doc.Client, doc: doc, revision: entry.Revision,
 		log:     r.c.Log.With("callback", doc.Callback, "replay", doc.ID),
-		results: make(chan *attempt), changed: make(chan struct{}, 1), recorder: r.c.Deliverer.Recorder(doc.Callback, doc.CallbackGeneration),
+		results: make(chan *attempt), changed: make(chan struct{}, 1),
+		recorder: r.c.Deliverer.Recorder(doc.Callback, doc.CallbackGeneration),
 	}
 }
 
@@ -108,7 +110,8 @@ func (w *runner) run(ctx context.Context) {
 			}
 			w.wait(ctx, wait)
 		default:
-			w.log.Log(ctx, store.Level(err, slog.LevelWarn), "a replay cannot go on now; it is tried again", "error", err)
+			w.log.Log(ctx, store.Level(err, slog.LevelWarn),
+				"a replay cannot go on now; it is tried again", "error", err)
 			unknown.Reset()
 			backoff.Sleep(ctx, storeAgain)
 		}
@@ -227,7 +230,8 @@ func (w *runner) nextLook() time.Time {
 
 // complete reports whether everything that the replay selects has ended.
 func (w *runner) complete() bool {
-	return w.cur.ReadFrom() > w.doc.Through && w.page.through == 0 && w.flying == 0 && w.cur.Unsettled() == 0 && w.cur.Lanes() == 0
+	return w.cur.ReadFrom() > w.doc.Through && w.page.through == 0 && w.flying == 0 &&
+		w.cur.Unsettled() == 0 && w.cur.Lanes() == 0
 }
 
 // hurry makes everything due if a test has shown that the receiver responds.
@@ -308,8 +312,8 @@ func (w *runner) conclude(ctx context.Context) error {
 	return w.end(ctx)
 }
 
-// countUnread counts as skipped what was selected when the replay began and was no longer when its turn to be read came: the
-// callback has become narrower meanwhile, or the events have left the log. There are no records of these.
+// countUnread counts as skipped what was selected when the replay began and was no longer when its turn to be read
+// came: the callback has become narrower meanwhile, or the events have left the log. There are no records of these.
 func (w *runner) countUnread() {
 	if w.doc.Matched == nil {
 		return

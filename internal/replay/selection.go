@@ -96,7 +96,8 @@ func intersection(a, b []string) (both []string, none bool) {
 
 // matches reports whether an event of the range must be replayed.
 func (s *selection) matches(ev *delivery.Event) bool {
-	return s.narrowed != nil && s.narrowed.Matches(ev) && s.callback.Matches(ev) && (s.only == nil || s.only.has(ev.Seq))
+	return s.narrowed != nil && s.narrowed.Matches(ev) && s.callback.Matches(ev) &&
+		(s.only == nil || s.only.has(ev.Seq))
 }
 
 // page is a part of what a selection has.
@@ -105,8 +106,9 @@ type page struct {
 	events  []*delivery.Event // of the entries, those whose bodies are kept
 	through uint64            // nothing else up to here is selected
 	read    int               // events of the log that were read for it
-	bodies  int               // of these, how many bodies were kept for looking at them, or read one by one, and their bytes
-	bytes   int
+	// of these, how many bodies were kept for looking at them, or read one by one, and their bytes
+	bodies int
+	bytes  int
 }
 
 func (p *page) add(ev *delivery.Event) {
@@ -203,7 +205,9 @@ func (s *selection) scan(ctx context.Context, from, through uint64, filters []st
 	return p, nil
 }
 
-func (s *selection) read(ctx context.Context, from uint64, filters []string, most, bytes int) ([]store.Stored, bool, error) {
+func (s *selection) read(
+	ctx context.Context, from uint64, filters []string, most, bytes int,
+) ([]store.Stored, bool, error) {
 	if bytes == 0 {
 		return s.events.ScanHeads(ctx, from, filters, most)
 	}
@@ -266,7 +270,9 @@ func (s *selection) count(ctx context.Context) (n int, err error) {
 
 // selectedBy returns the positions to which a replay is limited beside its filter: those of its
 // events, and those whose delivery has ended as it wants. Nil means all.
-func selectedBy(ctx context.Context, attempts *store.Attempts, doc *relay.Replay, events *store.Events) (*positions, error) {
+func selectedBy(
+	ctx context.Context, attempts *store.Attempts, doc *relay.Replay, events *store.Events,
+) (*positions, error) {
 	var only *positions
 	if len(doc.Positions) > 0 || len(doc.Filter.Events) > 0 {
 		only = newPositions()
@@ -286,14 +292,16 @@ func selectedBy(ctx context.Context, attempts *store.Attempts, doc *relay.Replay
 		since = since.Add(-clockSlack)
 	}
 	ended := newPositions()
-	err = attempts.Scan(ctx, doc.Callback, doc.CallbackGeneration, since, doc.AttemptsThrough, func(b relay.AttemptBatch) bool {
-		for i := range b.Records {
-			rec := &b.Records[i]
-			if rec.Closing != "" && rec.Seq >= doc.From && rec.Seq <= doc.Through && (only == nil || only.has(rec.Seq)) {
-				ended.set(rec.Seq, slices.Contains(doc.Filter.Statuses, rec.Closing))
+	err = attempts.Scan(ctx, doc.Callback, doc.CallbackGeneration, since, doc.AttemptsThrough,
+		func(b relay.AttemptBatch) bool {
+			for i := range b.Records {
+				rec := &b.Records[i]
+				if rec.Closing != "" && rec.Seq >= doc.From && rec.Seq <= doc.Through &&
+					(only == nil || only.has(rec.Seq)) {
+					ended.set(rec.Seq, slices.Contains(doc.Filter.Statuses, rec.Closing))
+				}
 			}
-		}
-		return ctx.Err() == nil
-	})
+			return ctx.Err() == nil
+		})
 	return ended, errors.Join(err, ctx.Err())
 }

@@ -64,7 +64,9 @@ func (l *largeLog) event(seq uint64) store.Stored {
 
 func (l *largeLog) Get(_ context.Context, seq uint64) (store.Stored, error) { return l.event(seq), nil }
 
-func (l *largeLog) ScanWithin(_ context.Context, from uint64, _ []string, most, bytes int) (found []store.Stored, more bool, err error) {
+func (l *largeLog) ScanWithin(
+	_ context.Context, from uint64, _ []string, most, bytes int,
+) (found []store.Stored, more bool, err error) {
 	l.most = most
 	kept := 0
 	for seq := from; seq <= l.last && len(found) < most; seq++ {
@@ -77,12 +79,14 @@ func (l *largeLog) ScanWithin(_ context.Context, from uint64, _ []string, most, 
 	return found, from+uint64(len(found)) <= l.last, nil
 }
 
-func (l *largeLog) ScanHeads(ctx context.Context, from uint64, filters []string, most int) ([]store.Stored, bool, error) {
+func (l *largeLog) ScanHeads(
+	ctx context.Context, from uint64, filters []string, most int,
+) ([]store.Stored, bool, error) {
 	return l.ScanWithin(ctx, from, filters, most, 0)
 }
 
-// A replay asks for as many whole events as its own events let fit, however small those are that others have read of late,
-// and keeps no more bodies of a page than that, in whatever way it reads.
+// A replay asks for as many whole events as its own events let fit, however small those are that others have read of
+// late, and keeps no more bodies of a page than that, in whatever way it reads.
 func TestPagesOfLargeEventsAreSmall(t *testing.T) {
 	t.Parallel()
 	const size, events = 300 << 10, 5_000
@@ -102,11 +106,13 @@ func TestPagesOfLargeEventsAreSmall(t *testing.T) {
 		for seq := uint64(1); tc.only != nil && seq <= events; seq += 10 {
 			tc.only.set(seq, true)
 		}
-		r := &Replayer{c: Config{Schedule: DefaultSchedule}, bodies: capacity.NewBodies(1 << 30), memory: capacity.NewMemory(1 << 30)}
+		r := &Replayer{c: Config{Schedule: DefaultSchedule}, bodies: capacity.NewBodies(1 << 30),
+			memory: capacity.NewMemory(1 << 30)}
 		w := &runner{r: r, doc: relay.Replay{From: 1, Through: events}, cur: cursor.New(r.policy(4))}
 		w.atHand.Join(r.memory)
 		w.sel = &selection{events: log, doc: &w.doc, only: tc.only}
-		w.sel = w.sel.of(delivery.NewTarget(relay.Callback{ID: "bms", Client: "shop"}, relay.Client{ID: "shop", AllSites: true}))
+		w.sel = w.sel.of(delivery.NewTarget(relay.Callback{ID: "bms", Client: "shop"},
+			relay.Client{ID: "shop", AllSites: true}))
 		at := uint64(0)
 		for n := range 5 {
 			r.bodies.NoteSize(100) // of another's, after larger ones have been forgotten
@@ -127,7 +133,8 @@ func TestPagesOfLargeEventsAreSmall(t *testing.T) {
 			if err := w.readPage(t.Context(), at); err != nil {
 				t.Fatal(err)
 			}
-			if most := tc.want; n == 0 && w.page.read > tc.first || n > 0 && w.page.read != most || log.most > max(tc.first, most) {
+			if most := tc.want; n == 0 && w.page.read > tc.first || n > 0 && w.page.read != most ||
+				log.most > max(tc.first, most) {
 				t.Errorf("%s: page %d has %d events", name, n, w.page.read)
 			}
 			at = w.page.through

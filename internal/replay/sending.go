@@ -144,13 +144,15 @@ func (w *runner) notMade(a *attempt, now time.Time) {
 		w.retryAt = now.Add(leaseAgain)
 		return
 	}
-	w.log.Log(context.Background(), store.Level(a.Err, slog.LevelWarn), "an event could not be read for a replay", "order", a.batch.Order, "error", a.Err)
+	w.log.Log(context.Background(), store.Level(a.Err, slog.LevelWarn), "an event could not be read for a replay",
+		"order", a.batch.Order, "error", a.Err)
 	w.retryAt = now.Add(storeAgain)
 }
 
 // skipped ends an event that was not sent.
 func (w *runner) skipped(a *attempt, now time.Time, why string) {
-	record := relay.AttemptRecord{Seq: a.batch.Seqs[0], Order: a.batch.Order, At: now.UTC(), Replay: w.doc.ID, Reason: why}
+	record := relay.AttemptRecord{Seq: a.batch.Seqs[0], Order: a.batch.Order, At: now.UTC(),
+		Replay: w.doc.ID, Reason: why}
 	if ev := a.Events[0]; ev != nil {
 		record.Event = ev.ID
 	}

@@ -73,7 +73,8 @@ func TestReplaysTakeAQuarterOfASlowedReceiver(t *testing.T) {
 func TestARaisedRateHoldsForWhatWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		target := &delivery.Target{Key: "bms", Callback: relay.Callback{Client: "shop", Concurrency: 16, RatePerSecond: 0.001}}
+		target := &delivery.Target{Key: "bms",
+			Callback: relay.Callback{Client: "shop", Concurrency: 16, RatePerSecond: 0.001}}
 		sh := newShares(capacity.NewSlots(100)).join(target)
 		defer sh.leave()
 		began := time.Now()

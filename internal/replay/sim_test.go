@@ -99,16 +99,18 @@ func (l simLog) ScanWithin(_ context.Context, from uint64, _ []string, most, byt
 // newSimWorld makes a world with some events of few orders.
 func newSimWorld(t *rapid.T) *simWorld {
 	s := &simWorld{
-		t: t, seed: rapid.IntRange(0, 1<<30).Draw(t, "seed"), log: simLog{first: &atomic.Uint64{}, bodies: rapid.SampledFrom([]int{1, 200, 1 << 20}).Draw(t, "bodies")}, lanes: map[string]cursor.Lane{},
-		gone: make(chan struct{}, 1000), poisoned: map[string]bool{}, tries: map[uint64]int{}, flying: map[string]bool{},
-		accepted: map[uint64]bool{}, newest: map[string]uint64{},
+		t: t, seed: rapid.IntRange(0, 1<<30).Draw(t, "seed"), log: simLog{first: &atomic.Uint64{},
+			bodies: rapid.SampledFrom([]int{1, 200, 1 << 20}).Draw(t, "bodies")}, lanes: map[string]cursor.Lane{},
+		gone: make(chan struct{}, 1000), poisoned: map[string]bool{}, tries: map[uint64]int{},
+		flying: map[string]bool{}, accepted: map[uint64]bool{}, newest: map[string]uint64{},
 	}
 	s.log.first.Store(1)
 	orders := rapid.IntRange(1, 8).Draw(t, "orders")
 	for i := range rapid.IntRange(1, 60).Draw(t, "events") {
 		n := s.random(orders, "order", i)
 		s.log.events = append(s.log.events, store.Stored{
-			Seq: uint64(i + 1), Site: []string{"leeds", "york"}[n%2], Type: relay.TypeOrderUpdated, Order: strconv.Itoa(n), Action: "updated",
+			Seq: uint64(i + 1), Site: []string{"leeds", "york"}[n%2], Type: relay.TypeOrderUpdated,
+			Order: strconv.Itoa(n), Action: "updated",
 			Body: fmt.Appendf(nil, `{"specversion":"1.0","id":"e%d"}`, i+1),
 		})
 	}
@@ -116,7 +118,8 @@ func newSimWorld(t *rapid.T) *simWorld {
 		s.poisoned[strconv.Itoa(n)] = s.random(3, "poisoned", n) == 0
 	}
 	s.target.Store(s.configured(relay.Callback{
-		ID: "bms", Client: "shop", Concurrency: rapid.SampledFrom([]int{1, 8, 16}).Draw(t, "concurrency"), Generation: "one",
+		ID: "bms", Client: "shop", Concurrency: rapid.SampledFrom([]int{1, 8, 16}).Draw(t, "concurrency"),
+		Generation:    "one",
 		RatePerSecond: rapid.SampledFrom([]float64{0, 0, 8, 0.4}).Draw(t, "rate"),
 	}, relay.Client{ID: "shop", AllSites: true}))
 	s.doc = relay.Replay{ID: "again", Callback: "bms", CallbackGeneration: "one", Client: "shop", From: 1, Through: uint64(len(s.log.events)), State: relay.ReplayRunning}
@@ -231,7 +234,9 @@ func (s *simWorld) accept(ev *delivery.Event) {
 	if !s.accepted[ev.Seq] && ev.Seq < newest {
 		s.problems = append(s.problems, fmt.Sprintf("event %d came after %d", ev.Seq, newest))
 	}
-	if s.accepted[ev.Seq] && slices.ContainsFunc(s.records, func(r relay.AttemptRecord) bool { return r.Seq == ev.Seq && r.Replayed != "" }) {
+	if s.accepted[ev.Seq] && slices.ContainsFunc(s.records, func(r relay.AttemptRecord) bool {
+		return r.Seq == ev.Seq && r.Replayed != ""
+	}) {
 		s.problems = append(s.problems, fmt.Sprintf("event %d was sent again although its end was recorded", ev.Seq))
 	}
 	s.accepted[ev.Seq], s.newest[ev.Order] = true, max(newest, ev.Seq)

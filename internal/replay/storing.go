@@ -129,7 +129,8 @@ func (w *runner) storeDocument(ctx context.Context) error {
 		if !w.doc.Running() {
 			put.TTL = w.r.c.Store.Topology().Retention
 		}
-		switch result := store.PutOwned(ctx, w.r.c.Store.Replays, []store.Put[relay.Replay]{put}, true)[0]; result.Outcome {
+		switch result := store.PutOwned(ctx, w.r.c.Store.Replays,
+			[]store.Put[relay.Replay]{put}, true)[0]; result.Outcome {
 		case store.Written:
 			w.revision, w.storing.progress, w.storing.shown = result.Entry.Revision, w.doc.Progress, time.Now()
 			w.r.replays.Put(w.key, put.Value, w.revision)
@@ -223,7 +224,8 @@ func (w *runner) adopt(ctx context.Context) error {
 		return fmt.Errorf("%w: the lease is not valid", store.ErrUnavailable)
 	}
 	changes := cur.Changes()
-	switch result := w.r.cursors.Adopt(ctx, w.lease.Epoch(), []cursorstore.Save{{Handle: stored.Handle, Changes: changes}})[0]; {
+	switch result := w.r.cursors.Adopt(ctx, w.lease.Epoch(),
+		[]cursorstore.Save{{Handle: stored.Handle, Changes: changes}})[0]; {
 	case result.Outcome == store.Written:
 		cur.Stored(changes)
 	case result.Outcome == store.Superseded:
@@ -246,10 +248,11 @@ func (w *runner) recount(ctx context.Context) error {
 	before, counted := w.doc.Progress, newPositions()
 	w.doc.Progress, w.recorded = relay.Progress{}, map[uint64]relay.DeliveryStatus{}
 	since := w.doc.CreatedAt.Add(-clockSlack)
-	err = w.r.c.Store.Attempts.Scan(ctx, w.doc.Callback, w.doc.CallbackGeneration, since, last, func(b relay.AttemptBatch) bool {
-		w.count(counted, b.Records)
-		return ctx.Err() == nil
-	})
+	err = w.r.c.Store.Attempts.Scan(ctx, w.doc.Callback, w.doc.CallbackGeneration, since, last,
+		func(b relay.AttemptBatch) bool {
+			w.count(counted, b.Records)
+			return ctx.Err() == nil
+		})
 	if err = errors.Join(err, ctx.Err()); err != nil {
 		w.doc.Progress = before
 	}

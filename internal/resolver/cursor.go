@@ -38,7 +38,9 @@ func (r *Resolver) policy() cursor.Policy {
 
 // newStoredCursor makes a connection's cursor from what is stored. If that is of another generation, the cursor
 // begins at the start of the inbox, where pages of other generations are passed over.
-func (r *Resolver) newStoredCursor(lease *shard.Lease, generation string, found *cursorstore.Stored) (*storedCursor, error) {
+func (r *Resolver) newStoredCursor(
+	lease *shard.Lease, generation string, found *cursorstore.Stored,
+) (*storedCursor, error) {
 	if epoch := found.Epoch(); epoch > lease.Epoch() {
 		lease.Superseded(epoch)
 		return nil, errSuperseded
@@ -66,7 +68,8 @@ const flushAtOnce = 3
 func (s *storedCursor) flush(ctx context.Context) (err error) {
 	for range flushAtOnce {
 		save := s.save()
-		if err = s.saved(save, s.cursors.Flush(ctx, s.lease.Epoch(), []cursorstore.Save{save})[0]); !errors.Is(err, errContested) {
+		if err = s.saved(save, s.cursors.Flush(ctx, s.lease.Epoch(), []cursorstore.Save{save})[0]); !errors.Is(err,
+			errContested) {
 			break
 		}
 	}
@@ -100,7 +103,8 @@ func (r *Resolver) erase(ctx context.Context, lease *shard.Lease, stored *cursor
 		return
 	}
 	if err := r.cursors.Erase(ctx, lease.Epoch(), stored, keep); err != nil {
-		r.log.Log(ctx, store.Level(err, slog.LevelWarn), "where the inbox of a deleted connection was read to could not be removed",
+		r.log.Log(ctx, store.Level(err, slog.LevelWarn),
+			"where the inbox of a deleted connection was read to could not be removed",
 			"connection", stored.ID, "error", err)
 	}
 }

@@ -26,8 +26,9 @@ func (r *Resolver) eraseDeleted(ctx context.Context, lease *shard.Lease) {
 	bounded, cancel := context.WithTimeout(ctx, loadBound)
 	defer cancel()
 	if err := r.eraseUnknown(bounded, lease); err != nil && ctx.Err() == nil {
-		r.log.Log(ctx, store.Level(err, slog.LevelWarn), "whether deleted connections have left where their inbox was read to is not known",
-			"shard", lease.Shard(), "error", err)
+		r.log.Log(ctx, store.Level(err, slog.LevelWarn),
+			"whether deleted connections have left where their inbox was read to is not known", "shard",
+			lease.Shard(), "error", err)
 	}
 }
 

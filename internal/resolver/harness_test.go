@@ -48,7 +48,9 @@ type get struct {
 
 func newVendor() *vendor { return &vendor{orders: map[string]string{}} }
 
-func (v *vendor) Order(ctx context.Context, connection, order string, begin func() (context.Context, error)) (json.RawMessage, error) {
+func (v *vendor) Order(
+	ctx context.Context, connection, order string, begin func() (context.Context, error),
+) (json.RawMessage, error) {
 	v.mu.Lock()
 	turn := v.turn
 	v.mu.Unlock()
@@ -85,7 +87,8 @@ func (v *vendor) Order(ctx context.Context, connection, order string, begin func
 func (v *vendor) set(order, status string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.orders[order] = fmt.Sprintf(`{"PartsOrderId":%q,"Status":%q,"Parts":[{"OEPartNumber":"8K0 807 065","OrderedPartNumber":"A","Status":%q,"RepairerPrice":12.50}]}`,
+	v.orders[order] = fmt.Sprintf(`{"PartsOrderId":%q,"Status":%q,"Parts":[{"OEPartNumber":"8K0 807 065",`+
+		`"OrderedPartNumber":"A","Status":%q,"RepairerPrice":12.50}]}`,
 		order, status, status)
 }
 
@@ -100,7 +103,8 @@ func orderID(n int) string { return fmt.Sprintf("5f0c0000-0000-4000-8000-%012d",
 
 // notification is one element of a page in the newer form.
 func notification(order, topic, vendorSite string) string {
-	return fmt.Sprintf(`{"NotificationId":%q,"Topic":%q,"SiteId":%q,"CreatedAt":"2026-01-15T09:38:44.6871504Z","Resources":[{"ResourceType":"PartsOrder","ResourceId":%q}]}`,
+	return fmt.Sprintf(`{"NotificationId":%q,"Topic":%q,"SiteId":%q,"CreatedAt":"2026-01-15T09:38:44.6871504Z",`+
+		`"Resources":[{"ResourceType":"PartsOrder","ResourceId":%q}]}`,
 		relay.NewID(), topic, vendorSite, strings.ToUpper(order))
 }
 
@@ -151,7 +155,8 @@ func (r *rig) open(g store.Gate) *store.Store {
 	conn, s := r.dial(), (*store.Store)(nil)
 	if err := natstest.Patiently(func() (err error) {
 		s, err = store.Open(r.t.Context(), store.Config{
-			Conn: conn, Topology: topology.Topology{Prefix: "relay", Replicas: r.replicas, Retention: 720 * time.Hour}, Sealer: r.sealer, Log: quiet(), Gate: g,
+			Conn: conn, Topology: topology.Topology{Prefix: "relay", Replicas: r.replicas, Retention: 720 * time.Hour},
+			Sealer: r.sealer, Log: quiet(), Gate: g,
 		})
 		return err
 	}); err != nil {
@@ -174,8 +179,8 @@ func (r *rig) connect(id, site string) {
 func (r *rig) page(connection, site string, notifications ...string) uint64 {
 	r.t.Helper()
 	p := store.Page{
-		PollID: relay.NewID(), Connection: connection, Generation: "g-" + connection, ReceivedAt: time.Now(), Site: site,
-		Body: []byte("[" + strings.Join(notifications, ",") + "]"), Entries: len(notifications),
+		PollID: relay.NewID(), Connection: connection, Generation: "g-" + connection, ReceivedAt: time.Now(),
+		Site: site, Body: []byte("[" + strings.Join(notifications, ",") + "]"), Entries: len(notifications),
 	}
 	var seq uint64
 	eventually(r.t, "a page is stored", func() (ok bool) { // a cluster may be choosing a leader
@@ -189,8 +194,10 @@ func (r *rig) page(connection, site string, notifications ...string) uint64 {
 // config of a resolver over s, with short waits.
 func (r *rig) config(s *store.Store) resolver.Config {
 	return resolver.Config{
-		Store: s, Orders: r.vendor, Publisher: publisher.New(publisher.Config{Store: s, PublicURL: "https://relay.example", Log: quiet()}),
-		Schedule: []time.Duration{10 * time.Millisecond}, Flush: 10 * time.Millisecond, Grace: cmp.Or(r.grace, 5*time.Second), Log: quiet(),
+		Store: s, Orders: r.vendor,
+		Publisher: publisher.New(publisher.Config{Store: s, PublicURL: "https://relay.example", Log: quiet()}),
+		Schedule:  []time.Duration{10 * time.Millisecond}, Flush: 10 * time.Millisecond,
+		Grace: cmp.Or(r.grace, 5*time.Second), Log: quiet(),
 	}
 }
 
@@ -256,7 +263,9 @@ func (r *rig) events(site, order string) []told {
 
 func (r *rig) unresolved() []relay.Unresolved {
 	r.t.Helper()
-	entries, err := r.store.Unresolved.All(r.t.Context(), "", func(key string, err error) { r.t.Errorf("%s: %v", key, err) })
+	entries, err := r.store.Unresolved.All(r.t.Context(), "", func(key string, err error) {
+		r.t.Errorf("%s: %v", key, err)
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -270,7 +279,8 @@ func (r *rig) unresolved() []relay.Unresolved {
 // operational returns how many operational events of a kind the log has.
 func (r *rig) operational(kind relay.Kind) int {
 	r.t.Helper()
-	stored, _, err := r.store.Events.Scan(r.t.Context(), 0, []string{topology.OperationalSubject("*", string(kind), "*")}, 10_000)
+	stored, _, err := r.store.Events.Scan(r.t.Context(), 0,
+		[]string{topology.OperationalSubject("*", string(kind), "*")}, 10_000)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -311,7 +321,8 @@ func uuidOf(hex string) string {
 // kindOf names what a write is of, by its subject.
 func kindOf(subject string) string {
 	for _, k := range [][2]string{
-		{".parts.order.", "event"}, {".relay.", "operational"}, {"_orders.", "order"}, {"_unresolved.", "unresolved"}, {"_lanes.", "lane"}, {"_cursors.", "cursor"},
+		{".parts.order.", "event"}, {".relay.", "operational"}, {"_orders.", "order"}, {"_unresolved.", "unresolved"},
+		{"_lanes.", "lane"}, {"_cursors.", "cursor"},
 	} {
 		if strings.Contains(subject, k[0]) {
 			return k[1]

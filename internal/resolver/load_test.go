@@ -26,10 +26,12 @@ func TestNoCursorIsLoadedForARunnerThatHasEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := store.InboxCursors.Key("leeds")
-	if _, err := s.Connections.Create(t.Context(), "leeds", relay.Connection{ID: "leeds", Generation: "g"}); err != nil {
+	if _, err := s.Connections.Create(t.Context(), "leeds",
+		relay.Connection{ID: "leeds", Generation: "g"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Cursors.Create(t.Context(), key, cursor.Document{V: 1, Position: 7, Carried: cursor.Carried{Generation: "g", Epoch: 3}}); err != nil {
+	if _, err := s.Cursors.Create(t.Context(), key,
+		cursor.Document{V: 1, Position: 7, Carried: cursor.Carried{Generation: "g", Epoch: 3}}); err != nil {
 		t.Fatal(err)
 	}
 	r := New(Config{Store: s, Log: slog.New(slog.DiscardHandler)})

@@ -67,7 +67,8 @@ const (
 // DefaultSchedule holds the waits between tries while the vendor cannot be asked; the last is
 // repeated for ever. They double in all: when the vendor is back, what waits is resolved after at most
 // about as long again as it was away, and never after more than five minutes.
-var DefaultSchedule = []time.Duration{5 * time.Second, 10 * time.Second, 15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute}
+var DefaultSchedule = []time.Duration{5 * time.Second, 10 * time.Second, 15 * time.Second, 30 * time.Second,
+	time.Minute, 2 * time.Minute, 5 * time.Minute}
 
 // Config is what a Resolver needs. Store, Orders and Publisher are required, everything else has a default.
 type Config struct {

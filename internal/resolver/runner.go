@@ -84,9 +84,11 @@ type storeTrouble struct {
 
 func (r *Resolver) newRunner(lease *shard.Lease, c relay.Connection, _ bool, wake func()) *runner {
 	return &runner{
-		Resolver: r, lease: lease, connection: c.ID, generation: c.Generation, log: r.log.With("connection", c.ID, "shard", lease.Shard()),
-		wake: wake, progressRequests: make(chan chan progress, 1), ended: make(chan struct{}),
-		trouble: troubles{storeTrouble: storeTrouble{Backoff: backoff.Backoff{Least: 100 * time.Millisecond, Most: 5 * time.Second}}},
+		Resolver: r, lease: lease, connection: c.ID, generation: c.Generation,
+		log: r.log.With("connection", c.ID, "shard", lease.Shard()), wake: wake,
+		progressRequests: make(chan chan progress, 1), ended: make(chan struct{}),
+		trouble: troubles{
+			storeTrouble: storeTrouble{Backoff: backoff.Backoff{Least: 100 * time.Millisecond, Most: 5 * time.Second}}},
 	}
 }
 
@@ -175,7 +177,9 @@ func (r *runner) logEnd(ctx context.Context, err error) {
 	case errors.Is(err, errSuperseded):
 		r.log.InfoContext(ctx, "another replica has taken the connection over; stepping back", "epoch", r.lease.Epoch())
 	case err != nil && !errors.Is(err, context.Canceled):
-		r.log.ErrorContext(ctx, "resolving of the connection has ended with its cursor not stored; what was resolved since is recognised by the log",
+		r.log.ErrorContext(ctx,
+			"resolving of the connection has ended with its cursor not stored; what was resolved since is recognised "+
+				"by the log",
 			"error", err)
 	}
 }
@@ -201,14 +205,16 @@ func (r *runner) load(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	case err != nil:
 		if !errors.Is(err, errContested) { // contested: the owner before still writes, so it is loaded again
-			r.log.Log(ctx, store.Level(err, slog.LevelError), "cannot load where the connection's inbox was read to", "error", err)
+			r.log.Log(ctx, store.Level(err, slog.LevelError),
+				"cannot load where the connection's inbox was read to", "error", err)
 		}
 		return r.trouble.Next(), nil
 	}
 	r.trouble.Reset()
 	r.cursor = found.cursor
 	r.noteVendor(r.cfg.Now())
-	r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, cursor: r.cursor, head: found.head, asides: &r.asides}
+	r.inbox = reader{store: r.store, connection: r.connection, generation: r.generation, cursor: r.cursor,
+		head: found.head, asides: &r.asides}
 	for _, a := range found.asides {
 		r.asides.put(a)
 	}
@@ -330,8 +336,9 @@ func (r *runner) finish(ctx context.Context, res *result) {
 		r.inbox.forgetOrder(b.Order) // it may wait for long, and is read again then
 		if b.Attempt == 1 || b.Probe {
 			site, order := cutLane(b.Order)
-			r.log.Log(ctx, store.Level(res.err, slog.LevelWarn), "order cannot be read yet; its notifications are held", "site", site, "order", order,
-				"notifications", len(b.Seqs)-len(res.aside), "reason", res.failure.Reason, "error", res.err,
+			r.log.Log(ctx, store.Level(res.err, slog.LevelWarn), "order cannot be read yet; its notifications are held",
+				"site", site, "order", order, "notifications", len(b.Seqs)-len(res.aside), "reason", res.failure.Reason,
+				"error", res.err,
 				"correlation_id", audatex.CorrelationIDOf(res.err))
 		}
 	case batchStoreFailed:

@@ -78,7 +78,8 @@ func (r *runner) resolve(ctx context.Context, b cursor.Batch, items []*item, hel
 	for i, it := range items {
 		switch {
 		case it == nil:
-			if err := r.setAside(ctx, r.lostItem(b.Order, b.Seqs[i]), reasonAgedOut, "its page has left the inbox"); err != nil {
+			if err := r.setAside(ctx, r.lostItem(b.Order, b.Seqs[i]), reasonAgedOut,
+				"its page has left the inbox"); err != nil {
 				return result{outcome: batchStoreFailed, err: err}
 			}
 		case it.reason != "":
@@ -157,7 +158,9 @@ type fetchOrder func(order string, begun func()) (json.RawMessage, error)
 
 // read takes the order's position in the log, reads the order from the vendor and publishes it,
 // until the log agrees.
-func (r *Resolver) read(ctx context.Context, site, order string, received []relay.Received, ask fetchOrder) (reading, error) {
+func (r *Resolver) read(
+	ctx context.Context, site, order string, received []relay.Received, ask fetchOrder,
+) (reading, error) {
 	connection := received[0].Connection
 	for range maxReadings {
 		pos, err := r.cfg.Publisher.Begin(ctx, site, order, received)
@@ -187,8 +190,8 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 			r.count(received, nil, "published")
 			return readPublished, nil
 		case relay.ReadAgain:
-			r.log.InfoContext(ctx, "the log has moved on while the order was read; reading it again", "connection", connection, "site", site,
-				"order", order, "error", err)
+			r.log.InfoContext(ctx, "the log has moved on while the order was read; reading it again", "connection",
+				connection, "site", site, "order", order, "error", err)
 		case relay.StoreTrouble:
 			return readStoreFailed, err
 		case relay.Unfit:
@@ -197,7 +200,8 @@ func (r *Resolver) read(ctx context.Context, site, order string, received []rela
 			return readTooLarge, err
 		}
 	}
-	return readContested, fmt.Errorf("order %s was read %d times and the log had moved on each time", order, maxReadings)
+	return readContested, fmt.Errorf("order %s was read %d times and the log had moved on each time",
+		order, maxReadings)
 }
 
 // judge decides by the outcome of the reading what becomes of the batch, and sets aside what has

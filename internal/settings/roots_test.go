@@ -19,7 +19,8 @@ func authority(t *testing.T) (certificate, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true,
+		BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +42,8 @@ func TestAuthoritiesOfCallbacks(t *testing.T) {
 		{"# our own\n" + one + "\nthe next one\n" + two + "\n", ""},
 		{"", "RELAY_CALLBACK_CA_FILE: the file holds no certificate in PEM"},
 		{"certificates", "RELAY_CALLBACK_CA_FILE: the file holds no certificate in PEM"},
-		{one + key, "RELAY_CALLBACK_CA_FILE: block 2 of the file is no certificate: it may hold certificates of authorities only"},
+		{one + key, "RELAY_CALLBACK_CA_FILE: block 2 of the file is no certificate: it may hold certificates of " +
+			"authorities only"},
 		{one + broken, "RELAY_CALLBACK_CA_FILE: certificate 2 of the file cannot be read"},
 		{one + two[:len(two)-30], "RELAY_CALLBACK_CA_FILE: what follows certificate 1 of the file cannot be read"},
 		{strings.Repeat("#", maxRoots+1), "RELAY_CALLBACK_CA_FILE: the file is larger than 4194304 bytes"},

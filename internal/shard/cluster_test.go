@@ -43,7 +43,8 @@ func TestAChangeOfTheStoresLeaderCostsNoLease(t *testing.T) {
 			t.Errorf("shard %d was taken anew", n)
 		}
 	}
-	t.Logf("%v renewals were unclear, %v leases were lost", counted(t, reg, "audatex_relay_lease_renewals_unclear_total"),
+	t.Logf("%v renewals were unclear, %v leases were lost",
+		counted(t, reg, "audatex_relay_lease_renewals_unclear_total"),
 		counted(t, reg, "audatex_relay_lease_losses_total"))
 	if lost := counted(t, reg, "audatex_relay_lease_losses_total"); lost != 0 {
 		t.Errorf("%v leases were lost", lost)

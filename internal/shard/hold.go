@@ -132,6 +132,7 @@ func (m *Member) report() {
 		shards[why{l.reason, l.to}] = append(shards[why{l.reason, l.to}], l.shard)
 	}
 	for w, s := range shards {
-		m.conf.Log.Warn("leases are lost", "replica", m.me.String(), "reason", string(w.reason), "owner", w.to, "shards", s)
+		m.conf.Log.Warn("leases are lost", "replica", m.me.String(), "reason", string(w.reason),
+			"owner", w.to, "shards", s)
 	}
 }

@@ -271,7 +271,8 @@ func TestWorkThatReturnsIsCalledAgain(t *testing.T) {
 		})
 	}()
 	<-done
-	if len(epochs) < 3 || !slices.IsSorted(epochs) || len(slices.Compact(slices.Clone(epochs))) != len(epochs) { // one more may begin beside the end
+	// one more may begin beside the end
+	if len(epochs) < 3 || !slices.IsSorted(epochs) || len(slices.Compact(slices.Clone(epochs))) != len(epochs) {
 		t.Errorf("epochs %v", epochs)
 	}
 }

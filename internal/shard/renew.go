@@ -100,7 +100,8 @@ func (m *Member) readBack(ctx context.Context, hs []*ownedShard, next *deadline)
 				// counts from there.
 				m.took(h, p.Revision, h.unclear)
 			} else {
-				h.revision, h.due = p.Revision, again // none was taken so far; or the store has lost its end, and this is what is left
+				// none was taken so far; or the store has lost its end, and this is what is left
+				h.revision, h.due = p.Revision, again
 			}
 		case unknown:
 			m.metrics.unclear.Inc()
@@ -175,7 +176,9 @@ func (m *Member) checkLaterEpochs(ctx context.Context, next *deadline) {
 	for i, h := range later {
 		switch m.judge(h, found[i]) {
 		case stillOurs:
-			m.conf.Log.Warn("a later owner has written under a lease that is still ours; the shard is taken again under a higher epoch",
+			m.conf.Log.Warn(
+				"a later owner has written under a lease that is still ours; the shard is taken again under a higher "+
+					"epoch",
 				"shard", h.lease.shard, "epoch", h.lease.epoch, "found", h.laterEpoch)
 			h.retake = true
 			h.drain()

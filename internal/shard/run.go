@@ -125,10 +125,12 @@ func newMetrics() *metrics {
 			Name: "audatex_relay_lease_losses_total", Help: "Shards lost before they were handed over, by reason.",
 		}, []string{"reason"}),
 		takeovers: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "audatex_relay_lease_takeovers_total", Help: "Shards taken whose owner vanished without releasing them.",
+			Name: "audatex_relay_lease_takeovers_total",
+			Help: "Shards taken whose owner vanished without releasing them.",
 		}),
 		unclear: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "audatex_relay_lease_renewals_unclear_total", Help: "Renewals of leases that the store did not answer clearly.",
+			Name: "audatex_relay_lease_renewals_unclear_total",
+			Help: "Renewals of leases that the store did not answer clearly.",
 		}),
 	}
 	for _, reason := range []lossReason{lossTaken, lossGone, lossSilence} {
@@ -156,7 +158,8 @@ func (x *metrics) show(reg prometheus.Registerer, m *Member) {
 type ownerless struct{ m *Member }
 
 var ownerlessDesc = prometheus.NewDesc("audatex_relay_shards_without_owner",
-	"Shards that nobody owns, as far as this replica sees, of 64 in all; absent until it has seen the leases.", nil, nil)
+	"Shards that nobody owns, as far as this replica sees, of 64 in all; absent until it has seen the leases.", nil,
+	nil)
 
 // Describe implements prometheus.Collector.
 func (ownerless) Describe(ch chan<- *prometheus.Desc) { ch <- ownerlessDesc }

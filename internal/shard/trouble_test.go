@@ -86,7 +86,8 @@ func TestAReplicaThatIsCutOffStepsBack(t *testing.T) {
 	w.shared(b)
 	w.tellGaps("one is cut off")
 	w.await("the log to tell who took over from whom", func() string {
-		if told.count(fmt.Sprintf("their owner vanished\" replica=a-%s taken=", b.me.nonce[:8])) > 0 && told.count("from=[a-"+a.me.nonce[:8]+"]") > 0 {
+		if told.count(fmt.Sprintf("their owner vanished\" replica=a-%s taken=", b.me.nonce[:8])) > 0 &&
+			told.count("from=[a-"+a.me.nonce[:8]+"]") > 0 {
 			return ""
 		}
 		return "it does not"
@@ -100,7 +101,8 @@ func TestAReplicaThatIsCutOffStepsBack(t *testing.T) {
 	if n := testutil.CollectAndCount(reg); n == 0 {
 		t.Error("no metrics")
 	}
-	if held, members := counted(t, reg, "audatex_relay_shards_held"), counted(t, reg, "audatex_relay_members"); held != 32 || members != 2 {
+	if held, members := counted(t, reg, "audatex_relay_shards_held"),
+		counted(t, reg, "audatex_relay_members"); held != 32 || members != 2 {
 		t.Errorf("%v shards held, %v members", held, members)
 	}
 }
@@ -206,7 +208,8 @@ func TestAfterAnOutageTheShardsAreTakenAnew(t *testing.T) {
 	if n := told.count("msg=\"leases are lost\" replica=a-" + a.me.nonce[:8] + " "); n == 0 {
 		t.Error("the log does not tell which replica has lost its leases")
 	}
-	if n := told.count("shards are taken"); n > 2*relay.Shards/8 { // a busy machine takes longer, a line for each half second
+	// a busy machine takes longer, a line for each half second
+	if n := told.count("shards are taken"); n > 2*relay.Shards/8 {
 		t.Errorf("the log tells of %d shards in %d lines", 2*relay.Shards, n)
 	}
 }

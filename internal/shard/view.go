@@ -99,7 +99,8 @@ func (m *Member) see(there []store.Entry[store.Owner]) {
 	m.peers = map[string]peer{}
 	for n := range m.shards {
 		if m.held[n] == nil { // what is held is judged by its renewals
-			m.shards[n].seen = leaseState{lease: m.shards[n].seen.lease, at: now, gone: true, expired: m.shards[n].seen.expired || !m.shards[n].seen.gone}
+			m.shards[n].seen = leaseState{lease: m.shards[n].seen.lease, at: now, gone: true,
+				expired: m.shards[n].seen.expired || !m.shards[n].seen.gone}
 		}
 	}
 	m.seenRevision = 0
@@ -236,7 +237,8 @@ func (m *Member) forget(now time.Time) {
 // acquisition of ours whose response was lost, or its owner must be gone.
 func (m *Member) takeable(n int, now time.Time) bool {
 	s := m.shards[n].seen
-	return s.gone || s.lease.Nonce == m.me.nonce || m.conf.Exclusive || now.Sub(s.at) > m.vanished() && m.seenRevision >= m.written
+	return s.gone || s.lease.Nonce == m.me.nonce || m.conf.Exclusive ||
+		now.Sub(s.at) > m.vanished() && m.seenRevision >= m.written
 }
 
 // wants reports whether a shard is in our share.

@@ -110,7 +110,8 @@ func (w *world) look() {
 			for _, b := range w.alive[n][i+1:] {
 				if !b.told && a.Valid() && b.Valid() && a.Valid() {
 					b.told = true
-					w.t.Errorf("shard %d is %s's (epoch %d) and %s's (epoch %d) at one moment", n, a.by.name, a.Epoch(), b.by.name, b.Epoch())
+					w.t.Errorf("shard %d is %s's (epoch %d) and %s's (epoch %d) at one moment",
+						n, a.by.name, a.Epoch(), b.by.name, b.Epoch())
 				}
 			}
 		}
@@ -137,7 +138,8 @@ func (w *world) open(name string, gate store.Gate) *replica {
 	w.t.Cleanup(r.conn.Close)
 	if err := natstest.Patiently(func() (err error) {
 		r.store, err = store.Open(w.t.Context(), store.Config{
-			Conn: r.conn, Topology: topology.Topology{Prefix: "relay", Replicas: w.replicas, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler), Gate: gate,
+			Conn: r.conn, Topology: topology.Topology{Prefix: "relay", Replicas: w.replicas, Retention: time.Hour},
+			Log: slog.New(slog.DiscardHandler), Gate: gate,
 		})
 		return err
 	}); err != nil {
@@ -225,12 +227,14 @@ func (r *replica) work(ctx context.Context, l *Lease) {
 	if all := w.leases[l.Shard()]; len(all) > 0 {
 		for _, other := range w.alive[l.Shard()] { // the likeliest moment for two
 			if other.Valid() && l.Valid() {
-				w.t.Errorf("shard %d: %s begins (epoch %d) while it is %s's (epoch %d)", l.Shard(), r.name, l.Epoch(), other.by.name, other.Epoch())
+				w.t.Errorf("shard %d: %s begins (epoch %d) while it is %s's (epoch %d)",
+					l.Shard(), r.name, l.Epoch(), other.by.name, other.Epoch())
 			}
 		}
 		last := all[len(all)-1]
 		if l.Epoch() <= last.Epoch() {
-			w.t.Errorf("shard %d: epoch %d of %s comes after %d of %s", l.Shard(), l.Epoch(), r.name, last.Epoch(), last.by.name)
+			w.t.Errorf("shard %d: epoch %d of %s comes after %d of %s",
+				l.Shard(), l.Epoch(), r.name, last.Epoch(), last.by.name)
 		}
 		if !last.end.IsZero() {
 			w.gaps = append(w.gaps, g.began.Sub(last.end))
@@ -299,7 +303,8 @@ func (w *world) gapsSoFar() []time.Duration {
 func (w *world) tellGaps(when string) []time.Duration {
 	gaps := w.gapsSoFar()
 	if len(gaps) > 0 {
-		w.t.Logf("%s: %d shards moved, gaps %s (least) %s (half) %s (most)", when, len(gaps), gaps[0], gaps[len(gaps)/2], gaps[len(gaps)-1])
+		w.t.Logf("%s: %d shards moved, gaps %s (least) %s (half) %s (most)",
+			when, len(gaps), gaps[0], gaps[len(gaps)/2], gaps[len(gaps)-1])
 	}
 	return gaps
 }

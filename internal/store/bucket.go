@@ -187,7 +187,9 @@ func (b *Bucket[T]) Save(ctx context.Context, key string, v T, revision uint64) 
 }
 
 // UpdateFor is Update of a document that expires, after whole seconds without another write.
-func (b *Bucket[T]) UpdateFor(ctx context.Context, key string, v T, revision uint64, ttl time.Duration) (uint64, error) {
+func (b *Bucket[T]) UpdateFor(
+	ctx context.Context, key string, v T, revision uint64, ttl time.Duration,
+) (uint64, error) {
 	return b.put(ctx, Put[T]{Key: key, Value: v, Revision: revision, TTL: ttl})
 }
 

@@ -46,8 +46,11 @@ func (b *Bucket[T]) announce(key string, revision uint64) {
 // until ctx ends. It runs in the caller's goroutine. When ready is called, each has received
 // everything that the bucket's leader has. A removal may come without its marker, at the revision
 // of the document. Then nothing above that revision was reported before.
-func (b *Bucket[T]) Watch(ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error)) error {
-	f := follower[T]{b: b, each: each, bad: bad, late: map[string]uint64{}, reported: map[string]reported{}, timer: time.NewTimer(lateAgain)}
+func (b *Bucket[T]) Watch(
+	ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error),
+) error {
+	f := follower[T]{b: b, each: each, bad: bad, late: map[string]uint64{}, reported: map[string]reported{},
+		timer: time.NewTimer(lateAgain)}
 	f.timer.Stop()
 	defer f.timer.Stop()
 	said := make(chan *nats.Msg, maxSaid)
@@ -175,13 +178,15 @@ func (f *follower[T]) complete(ctx context.Context) error {
 	for from, more := f.upTo+1, true; more; {
 		var late []Message
 		var err error
-		if late, more, err = f.b.s.behind(ctx, "KV_"+f.b.name, from, time.Time{}, []string{f.b.subject(">")}, listChunk); err != nil {
+		if late, more, err = f.b.s.behind(ctx, "KV_"+f.b.name, from, time.Time{},
+			[]string{f.b.subject(">")}, listChunk); err != nil {
 			return err
 		}
 		for _, m := range late {
 			from = m.Seq + 1
 			key := m.Subject[len(f.b.subject("")):]
-			f.report(Entry[T]{Key: key, Revision: m.Seq, Deleted: isMarker(m.Header), Expired: isExpired(m.Header), early: true},
+			f.report(Entry[T]{Key: key, Revision: m.Seq, Deleted: isMarker(m.Header),
+				Expired: isExpired(m.Header), early: true},
 				func() (T, error) { return f.b.codec.decode(key, m.Data) })
 		}
 	}
@@ -251,6 +256,7 @@ func (f *follower[T]) catchUp(ctx context.Context) {
 func (f *follower[T]) shown(e jetstream.KeyValueEntry) {
 	f.upTo = max(f.upTo, e.Revision())
 	f.report(Entry[T]{
-		Key: e.Key(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut, Expired: e.Operation() == jetstream.KeyValuePurge,
+		Key: e.Key(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut,
+		Expired: e.Operation() == jetstream.KeyValuePurge,
 	}, func() (T, error) { return f.b.codec.decode(e.Key(), e.Value()) })
 }

@@ -137,7 +137,8 @@ func (i *Inbox) Last(ctx context.Context, connection string) (Page, error) {
 
 // Scan returns up to max pages of a connection from a sequence on, and whether more are there.
 func (i *Inbox) Scan(ctx context.Context, connection string, from uint64, max int) ([]Page, bool, error) {
-	messages, more, err := i.s.scan(ctx, i.s.topo.Inbox(), from, time.Time{}, []string{i.s.topo.InboxSubject(connection)}, max)
+	messages, more, err := i.s.scan(ctx, i.s.topo.Inbox(), from, time.Time{},
+		[]string{i.s.topo.InboxSubject(connection)}, max)
 	if err != nil {
 		return nil, false, err
 	}
@@ -217,10 +218,11 @@ func (i *Inbox) ConnectionOf(m Message) string {
 // page reads an envelope tolerantly: even if a header is wrong, the body must still be resolved.
 func (i *Inbox) page(m Message) Page {
 	p := Page{
-		Seq: m.Seq, PollID: m.Header.Get(headerPollID), Connection: i.ConnectionOf(m), Generation: m.Header.Get(headerGeneration),
-		Site: m.Header.Get(headerSite), Level: relay.Level(m.Header.Get(headerLevel)), Truncated: m.Header.Get(headerTruncated) != "",
-		Encoding: m.Header.Get(headerEncoding), CorrelationID: m.Header.Get(headerCorrelation),
-		Body: m.Data, ReceivedAt: m.Time,
+		Seq: m.Seq, PollID: m.Header.Get(headerPollID), Connection: i.ConnectionOf(m),
+		Generation: m.Header.Get(headerGeneration), Site: m.Header.Get(headerSite),
+		Level: relay.Level(m.Header.Get(headerLevel)), Truncated: m.Header.Get(headerTruncated) != "",
+		Encoding: m.Header.Get(headerEncoding), CorrelationID: m.Header.Get(headerCorrelation), Body: m.Data,
+		ReceivedAt: m.Time,
 	}
 	if t, err := time.Parse(time.RFC3339Nano, m.Header.Get(headerReceivedAt)); err == nil {
 		p.ReceivedAt = t

@@ -57,7 +57,9 @@ func (s *Store) atLeader(ctx context.Context, stream string, which jsapi.Selecti
 // is set, from a time) on, and whether there are more. It asks for one message after the other.
 // There are few: those that a lagging node did not have, or that were overwritten meanwhile. It
 // leaves out what is written after it has begun: on a busy stream it would never end.
-func (s *Store) rest(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) (messages []Message, more bool, err error) {
+func (s *Store) rest(
+	ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int,
+) (messages []Message, more bool, err error) {
 	ask := jsapi.Selection{Seq: from}
 	if !since.IsZero() {
 		ask = jsapi.Selection{Since: &since}
@@ -98,7 +100,9 @@ func (s *Store) rest(ctx context.Context, stream string, from uint64, since time
 const restMost = 64
 
 // behind is scan for what comes after an end that was seen: as a rule little, or nothing.
-func (s *Store) behind(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) ([]Message, bool, error) {
+func (s *Store) behind(
+	ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int,
+) ([]Message, bool, error) {
 	messages, more, err := s.rest(ctx, stream, from, since, filters, min(most, restMost))
 	if err != nil || !more || most <= restMost {
 		return messages, more, err

@@ -74,7 +74,8 @@ func (b *Bucket[T]) AllOf(ctx context.Context, prefixes []string, bad func(key s
 func (b *Bucket[T]) Count(ctx context.Context, prefix string) (int, error) {
 	keys := map[string]bool{}
 	last := jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: []string{b.subject(prefix + ".>")}, HeadersOnly: true,
+		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: []string{b.subject(prefix + ".>")},
+		HeadersOnly: true,
 	}
 	if _, _, err := b.s.readNow(ctx, "KV_"+b.name, last, math.MaxUint64, func(m Message) {
 		if keys[m.Subject] = !isMarker(m.Header); !keys[m.Subject] {
@@ -94,7 +95,8 @@ func (b *Bucket[T]) Keys(ctx context.Context, prefix string) ([]string, error) {
 		return nil, fail(err)
 	}
 	var info jetstream.StreamInfo
-	err := jsapi.Call(ctx, b.s.js, "STREAM.INFO.KV_"+b.name, map[string]string{"subjects_filter": b.subject(prefix + ".>")}, &info)
+	err := jsapi.Call(ctx, b.s.js, "STREAM.INFO.KV_"+b.name,
+		map[string]string{"subjects_filter": b.subject(prefix + ".>")}, &info)
 	if err != nil {
 		return nil, fail(classify(err))
 	}
@@ -119,16 +121,19 @@ func (b *Bucket[T]) Changed(
 // ChangedOf is Changed of those keys only that pass; the documents of others are not decoded. It
 // looks until it has as many as limit allows: it is for filters that few keys fit.
 func (b *Bucket[T]) ChangedOf(
-	ctx context.Context, from uint64, keys []string, pass func(key string) bool, limit int, bad func(key string, err error),
+	ctx context.Context, from uint64, keys []string, pass func(key string) bool, limit int,
+	bad func(key string, err error),
 ) (entries []Entry[T], last uint64, more bool, err error) {
 	return b.changed(ctx, b.s.scan, from, keys, pass, limit, bad)
 }
 
 // reading is how a part of a stream is read: scan, or behind where little is expected.
-type reading func(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) ([]Message, bool, error)
+type reading func(ctx context.Context, stream string, from uint64, since time.Time, filters []string,
+	most int) ([]Message, bool, error)
 
 func (b *Bucket[T]) changed(
-	ctx context.Context, read reading, from uint64, keys []string, pass func(key string) bool, limit int, bad func(key string, err error),
+	ctx context.Context, read reading, from uint64, keys []string, pass func(key string) bool, limit int,
+	bad func(key string, err error),
 ) (entries []Entry[T], last uint64, more bool, err error) {
 	filters := each.Of(keys, b.subject)
 	from = max(from, 1)

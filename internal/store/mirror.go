@@ -100,7 +100,8 @@ func (m *Mirror[T]) take(e Entry[T]) {
 
 // unreadable keeps a document that cannot be read as it was before.
 func (m *Mirror[T]) unreadable(key string, err error) {
-	m.c.Log.Error("a stored document cannot be read; what was known of it before stays in force", m.c.What, key, "error", err)
+	m.c.Log.Error("a stored document cannot be read; what was known of it before stays in force",
+		m.c.What, key, "error", err)
 	m.changing.Lock()
 	defer m.changing.Unlock()
 	m.mu.Lock()

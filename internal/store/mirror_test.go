@@ -35,7 +35,8 @@ func (k *known) change(before, now *store.Entry[relay.Connection]) {
 	}
 	if before != nil {
 		if k.docs[before.Key] != before.Value.Site {
-			k.bad = append(k.bad, fmt.Sprintf("%s changes from %q, which was %q", before.Key, before.Value.Site, k.docs[before.Key]))
+			k.bad = append(k.bad,
+				fmt.Sprintf("%s changes from %q, which was %q", before.Key, before.Value.Site, k.docs[before.Key]))
 		}
 		delete(k.docs, before.Key)
 	}
@@ -168,8 +169,10 @@ func TestAMirrorsPages(t *testing.T) {
 	}
 	notB := func(c relay.Connection) bool { return c.ID != "b" }
 	for _, c := range []struct{ got, want string }{
-		{keys("", "", 2, nil), "ab+"}, {keys("", "b", 2, nil), "cd+"}, {keys("", "bb", 3, nil), "cde"}, {keys("", "e", 3, nil), ""},
-		{keys("odd", "", 9, nil), "ade"}, {keys("even", "b", 9, nil), "c"}, {keys("none", "", 9, nil), ""}, {keys("", "", 2, notB), "ac+"},
+		{keys("", "", 2, nil), "ab+"}, {keys("", "b", 2, nil), "cd+"}, {keys("", "bb", 3, nil), "cde"},
+		{keys("", "e", 3, nil), ""},
+		{keys("odd", "", 9, nil), "ade"}, {keys("even", "b", 9, nil), "c"}, {keys("none", "", 9, nil), ""},
+		{keys("", "", 2, notB), "ac+"},
 		{keys("", "c", 2, notB), "de"},
 	} {
 		if c.got != c.want {
@@ -188,11 +191,13 @@ func TestAMirrorsPages(t *testing.T) {
 func TestAMirrorReadsWhatItWasNotToldOf(t *testing.T) {
 	t.Parallel()
 	s := openStoreOn(t, natstest.Start(t))
-	m := store.NewMirror(store.MirrorConfig[relay.Connection]{Bucket: s.Connections}) // Run is not called: nothing is watched
+	// Run is not called: nothing is watched
+	m := store.NewMirror(store.MirrorConfig[relay.Connection]{Bucket: s.Connections})
 	read := func(key, site string, there bool) {
 		t.Helper()
 		e, ok, err := m.Read(t.Context(), key)
-		if known, knows := m.Get(key); err != nil || ok != there || e.Value.Site != site || knows != there || known.Revision != e.Revision {
+		if known, knows := m.Get(key); err != nil || ok != there || e.Value.Site != site || knows != there ||
+			known.Revision != e.Revision {
 			t.Errorf("%s reads as %q, %v, %v; want %q, %v", key, e.Value.Site, ok, err, site, there)
 		}
 	}
@@ -316,7 +321,8 @@ func TestMarkersExpire(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ttl := marker.Header.Get("Nats-TTL"); ttl != topology.MarkerTTL.String() && ttl != "3600" || marker.Header.Get("KV-Operation") != "PURGE" {
+		if ttl := marker.Header.Get("Nats-TTL"); ttl != topology.MarkerTTL.String() && ttl != "3600" ||
+			marker.Header.Get("KV-Operation") != "PURGE" {
 			t.Errorf("%s: the marker has %v", bucket, marker.Header)
 		}
 	}
@@ -333,7 +339,8 @@ func openStoreOn(t *testing.T, nc *nats.Conn) *store.Store {
 		t.Fatal(err)
 	}
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer, Log: slog.New(slog.DiscardHandler),
+		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer,
+		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

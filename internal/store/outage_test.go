@@ -51,7 +51,8 @@ func newOutage(t *testing.T, nc *nats.Conn, replicas int) *outage {
 	o := &outage{js: js}
 	if err := natstest.Patiently(func() (err error) {
 		o.Store, err = store.Open(t.Context(), store.Config{
-			Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: replicas, Retention: time.Hour}, Log: slog.New(slog.NewTextHandler(o, nil)),
+			Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: replicas, Retention: time.Hour},
+			Log: slog.New(slog.NewTextHandler(o, nil)),
 		})
 		return err
 	}); err != nil {
@@ -93,7 +94,8 @@ func (o *outage) told(t *testing.T, outages int) {
 	if n, _ := o.Health().Outages(); n != outages {
 		t.Errorf("%d outages, want %d", n, outages)
 	}
-	if began, ended := o.logged("level=ERROR"), o.logged("the store works again"); began != outages || ended != outages {
+	if began, ended := o.logged("level=ERROR"),
+		o.logged("the store works again"); began != outages || ended != outages {
 		t.Errorf("the log tells of %d beginnings and %d ends of %d outages:\n%s", began, ended, outages, o.log.String())
 	}
 }
@@ -156,7 +158,8 @@ func TestAClusterThatLosesItsLeaderAndItsQuorum(t *testing.T) {
 			return false
 		}
 		info := st.CachedInfo()
-		return info.Cluster != nil && len(info.Cluster.Replicas) == 2 && info.Cluster.Replicas[0].Current && info.Cluster.Replicas[1].Current
+		return info.Cluster != nil && len(info.Cluster.Replicas) == 2 && info.Cluster.Replicas[0].Current &&
+			info.Cluster.Replicas[1].Current
 	})
 	before, _ := o.Health().Outages()
 	until(t, "the first outage to be told", func() bool { return o.logged("the store works again") == before })
@@ -165,7 +168,8 @@ func TestAClusterThatLosesItsLeaderAndItsQuorum(t *testing.T) {
 	first := cluster.Leader(t, "KV_relay_polls")
 	cluster.Stop(first)
 	cluster.Stop((first + 1) % 3)
-	until(t, "writes to fail for want of a quorum, not of a connection", func() bool { // the node of the connection may be one of the two
+	// the node of the connection may be one of the two
+	until(t, "writes to fail for want of a quorum, not of a connection", func() bool {
 		trouble := o.Health().Trouble()
 		return o.write(t, 2*time.Second) != nil && trouble.Writes && trouble.Reason != store.Unreachable
 	})
@@ -210,12 +214,14 @@ func TestAClusterThatLosesItsLeaderAndItsQuorum(t *testing.T) {
 // single runs one server with limits of the test's.
 func single(t *testing.T, limits func(*server.Options), more ...nats.Option) (*server.Server, *nats.Conn) {
 	t.Helper()
-	opts := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true, JetStreamMaxStore: 1 << 30}
+	opts := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(),
+		NoSigs: true, NoLog: true, JetStreamMaxStore: 1 << 30}
 	if limits != nil {
 		limits(opts)
 	}
 	s := run(t, opts)
-	nc, err := nats.Connect(s.ClientURL(), append(more, nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.ReconnectWait(20*time.Millisecond))...)
+	nc, err := nats.Connect(s.ClientURL(),
+		append(more, nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.ReconnectWait(20*time.Millisecond))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +282,8 @@ func TestAServerThatGoesAway(t *testing.T) {
 		}
 	}
 	_, at, _ := strings.Cut(port, ":")
-	opts := &server.Options{Host: "127.0.0.1", JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true, JetStreamMaxStore: 1 << 30}
+	opts := &server.Options{Host: "127.0.0.1", JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true,
+		JetStreamMaxStore: 1 << 30}
 	for _, digit := range at {
 		opts.Port = opts.Port*10 + int(digit-'0')
 	}
@@ -327,7 +334,8 @@ func TestAStoreThatIsFull(t *testing.T) {
 			if tt.fill != nil {
 				tt.fill(t, o)
 			}
-			page := store.Page{Connection: "a", Site: "leeds", ReceivedAt: time.Now(), Body: bytes.Repeat([]byte("x"), 8<<10)}
+			page := store.Page{Connection: "a", Site: "leeds", ReceivedAt: time.Now(),
+				Body: bytes.Repeat([]byte("x"), 8<<10)}
 			put := func() error {
 				page.PollID = relay.NewID()
 				_, err := o.Inbox.Append(t.Context(), page)
@@ -364,14 +372,16 @@ func TestAStoreThatIsFull(t *testing.T) {
 func TestALogThatIsTooFullForWhatWasRefused(t *testing.T) {
 	t.Parallel()
 	const left = 20 << 10
-	for name, refused := range map[string]int{"much larger": left + 10<<10, "larger with its headers only": left - 100} {
+	for name, refused := range map[string]int{"much larger": left + 10<<10,
+		"larger with its headers only": left - 100} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, nc := single(t, nil)
 			o := newOutage(t, nc, 1)
 			put := func(size int) error {
 				_, err := o.Inbox.Append(t.Context(), store.Page{
-					PollID: relay.NewID(), Connection: "a", Site: "leeds", ReceivedAt: time.Now(), Body: bytes.Repeat([]byte("x"), size),
+					PollID: relay.NewID(), Connection: "a", Site: "leeds", ReceivedAt: time.Now(),
+					Body: bytes.Repeat([]byte("x"), size),
 				})
 				return err
 			}
@@ -443,10 +453,12 @@ func (o *outage) limitInbox(t *testing.T, bytes int64) {
 func TestWhatWaitingMayMend(t *testing.T) {
 	t.Parallel()
 	_, nc := single(t, func(o *server.Options) { o.JetStream = false })
-	config := store.Config{Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler)}
+	config := store.Config{Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+		Log: slog.New(slog.DiscardHandler)}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
-	if _, err := store.Open(ctx, config); err == nil || !errors.Is(err, store.ErrUnavailable) && !errors.Is(err, store.ErrUnclear) {
+	if _, err := store.Open(ctx, config); err == nil ||
+		!errors.Is(err, store.ErrUnavailable) && !errors.Is(err, store.ErrUnclear) {
 		t.Errorf("without JetStream: %v", err)
 	}
 	_, nc = single(t, nil)
@@ -512,7 +524,8 @@ func TestALateTimeOutIsNoOutage(t *testing.T) {
 		}
 		cancel()
 		within, cancel := store.Within(t.Context(), time.Second)
-		if err := write(within, s, "within"); !errors.Is(err, store.ErrUnclear) || !s.Health().Trouble().Since.IsZero() {
+		if err := write(within, s, "within"); !errors.Is(err, store.ErrUnclear) ||
+			!s.Health().Trouble().Since.IsZero() {
 			t.Errorf("%s: what its caller gave up (%v) is trouble", what, err)
 		}
 		cancel()

@@ -44,7 +44,8 @@ func newOwnedWorld(t *testing.T) *ownedWorld {
 	w := &ownedWorld{nc: natstest.Start(t)}
 	open := func(gate store.Gate) *store.Store {
 		s, err := store.Open(t.Context(), store.Config{
-			Conn: w.nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler), Gate: gate,
+			Conn: w.nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+			Log: slog.New(slog.DiscardHandler), Gate: gate,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -53,13 +54,15 @@ func newOwnedWorld(t *testing.T) *ownedWorld {
 	}
 	w.other = open(store.Gate{})
 	w.gated = open(store.Gate{
-		Before: func(store.Write) error { return w.hook(&w.before) }, After: func(store.Write) error { return w.hook(&w.after) },
+		Before: func(store.Write) error { return w.hook(&w.before) },
+		After:  func(store.Write) error { return w.hook(&w.after) },
 	})
 	return w
 }
 
 // errMeeting is how a cluster responds while another write of the same subject is in progress.
-var errMeeting = fmt.Errorf("%w: %w", store.ErrUnclear, &jetstream.APIError{ErrorCode: jetstream.JSErrCodeStreamWrongLastSequenceConstant})
+var errMeeting = fmt.Errorf("%w: %w",
+	store.ErrUnclear, &jetstream.APIError{ErrorCode: jetstream.JSErrCodeStreamWrongLastSequenceConstant})
 
 // What is there in the place of a write: what was there when it was made, our very document, an
 // older one of our own, another owner's, or nothing.
@@ -76,7 +79,8 @@ const (
 func TestWritesOfAnOwner(t *testing.T) {
 	t.Parallel()
 	w := newOwnedWorld(t)
-	for _, fate := range []string{"ok", "conflict", "unclear applied", "unclear not applied", "refused for a moment", "refused to the end", "unavailable", "too large", "lagging node"} {
+	for _, fate := range []string{"ok", "conflict", "unclear applied", "unclear not applied", "refused for a moment",
+		"refused to the end", "unavailable", "too large", "lagging node"} {
 		for _, place := range []string{unchanged, same, own, lower, higher, gone} {
 			for _, readUnclear := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s, %s, %t", fate, place, readUnclear), func(t *testing.T) {
@@ -175,7 +179,9 @@ func (w *ownedWorld) write(t *testing.T, fate, place string, readUnclear, remove
 		before = func() error { return store.ErrTooLarge }
 	}
 	if fate == "lagging node" { // a reader of a copy gets what was there before
-		stale, err := w.nc.Subscribe("$JS.API.DIRECT.GET.KV_relay_polls.>", func(*nats.Msg) { t.Error("a copy was asked that may lag") })
+		stale, err := w.nc.Subscribe("$JS.API.DIRECT.GET.KV_relay_polls.>", func(*nats.Msg) {
+			t.Error("a copy was asked that may lag")
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -186,9 +192,11 @@ func (w *ownedWorld) write(t *testing.T, fate, place string, readUnclear, remove
 	w.mu.Unlock()
 	var r store.OwnedResult[relay.Poll]
 	if remove {
-		r = store.RemoveOwned(ctx, w.gated.Polls, []store.OwnedRemoval{{Removal: store.Removal{Key: key, Revision: revision}, Epoch: 5}})[0]
+		r = store.RemoveOwned(ctx, w.gated.Polls,
+			[]store.OwnedRemoval{{Removal: store.Removal{Key: key, Revision: revision}, Epoch: 5}})[0]
 	} else {
-		r = store.PutOwned(ctx, w.gated.Polls, []store.Put[relay.Poll]{{Key: key, Value: put, Revision: revision}}, readUnclear)[0]
+		r = store.PutOwned(ctx, w.gated.Polls,
+			[]store.Put[relay.Poll]{{Key: key, Value: put, Revision: revision}}, readUnclear)[0]
 	}
 	w.mu.Lock()
 	w.before, w.after = nil, nil
@@ -201,18 +209,21 @@ func (w *ownedWorld) write(t *testing.T, fate, place string, readUnclear, remove
 		t.Fatal(now.Err)
 	}
 	switch {
-	case r.Outcome == store.Written && now.Deleted != remove, r.Outcome == store.Written && !remove && (now.Value.SubscriptionID != "ours" || now.Revision != r.Entry.Revision):
+	case r.Outcome == store.Written && now.Deleted != remove, r.Outcome == store.Written && !remove &&
+		(now.Value.SubscriptionID != "ours" || now.Revision != r.Entry.Revision):
 		t.Fatalf("removal %t: written, and there is %+v; the result has revision %d", remove, now, r.Entry.Revision)
 	case r.Outcome == store.Superseded && (r.Entry.Value.Epoch != 6 || now.Value.Epoch != 6):
 		t.Fatalf("superseded by %+v, and there is %+v", r.Entry, now)
 	case r.Outcome == store.Changed:
 		// The next round writes the present state over what was found.
-		if next := store.PutOwned(t.Context(), w.gated.Polls, []store.Put[relay.Poll]{{Key: key, Value: put, Revision: r.Entry.Revision}}, false)[0]; next.Outcome != store.Written {
+		if next := store.PutOwned(t.Context(), w.gated.Polls, []store.Put[relay.Poll]{
+			{Key: key, Value: put, Revision: r.Entry.Revision}}, false)[0]; next.Outcome != store.Written {
 			t.Fatalf("the next write over revision %d: outcome %d, %v", r.Entry.Revision, next.Outcome, next.Err)
 		}
 	case r.Outcome == store.Unclear && place == unchanged:
 		// The next write over the same revision finds out.
-		next := store.PutOwned(t.Context(), w.gated.Polls, []store.Put[relay.Poll]{{Key: key, Value: put, Revision: revision}}, false)[0]
+		next := store.PutOwned(t.Context(), w.gated.Polls,
+			[]store.Put[relay.Poll]{{Key: key, Value: put, Revision: revision}}, false)[0]
 		if next.Outcome != store.Written {
 			t.Fatalf("the next write: outcome %d, %v", next.Outcome, next.Err)
 		}
@@ -233,8 +244,10 @@ func TestRemovalOfWhatMayNotBeStored(t *testing.T) {
 		if epoch == 6 {
 			want = store.Superseded
 		}
-		r := store.RemoveOwned(t.Context(), w.gated.Polls, []store.OwnedRemoval{{Removal: store.Removal{Key: key}, Epoch: 5}})[0]
-		if _, _, err := w.other.Polls.Get(t.Context(), key); r.Outcome != want || errors.Is(err, store.ErrNotFound) != (want == store.Written) {
+		r := store.RemoveOwned(t.Context(), w.gated.Polls,
+			[]store.OwnedRemoval{{Removal: store.Removal{Key: key}, Epoch: 5}})[0]
+		if _, _, err := w.other.Polls.Get(t.Context(), key); r.Outcome != want ||
+			errors.Is(err, store.ErrNotFound) != (want == store.Written) {
 			t.Errorf("%s: outcome %d, %v; afterwards %v", key, r.Outcome, r.Err, err)
 		}
 	}
@@ -269,7 +282,10 @@ func TestReadingBackEndsWithTheLeader(t *testing.T) {
 	w.before = func() error { return store.ErrUnclear }
 	asked := make(chan struct{}, len(puts))
 	ctx, cancel := context.WithCancel(t.Context())
-	listening, err := w.nc.Subscribe("$JS.API.STREAM.MSG.GET.KV_relay_polls", func(*nats.Msg) { asked <- struct{}{}; cancel() })
+	listening, err := w.nc.Subscribe("$JS.API.STREAM.MSG.GET.KV_relay_polls", func(*nats.Msg) {
+		asked <- struct{}{}
+		cancel()
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +311,8 @@ func TestCursorKeys(t *testing.T) {
 	for shard, id := range shards {
 		for _, kind := range []store.CursorKind{store.InboxCursors, store.CallbackCursors} {
 			key := kind.Key(id)
-			if !strings.HasPrefix(key, fmt.Sprintf("%d.%s.", shard, kind)) || !strings.HasPrefix(key, kind.OfShard(shard)+".") {
+			if !strings.HasPrefix(key, fmt.Sprintf("%d.%s.", shard, kind)) ||
+				!strings.HasPrefix(key, kind.OfShard(shard)+".") {
 				t.Errorf("the key of %s is %s", id, key)
 			}
 			for _, order := range []string{"", "o", "leeds.5f0c", "leeds."} {
@@ -312,7 +329,8 @@ func TestCursorKeys(t *testing.T) {
 			}
 		}
 	}
-	for _, key := range []string{"", "5", "5.inbox", "5.inbox.", "inbox.a", "5.watermark.events", "x.inbox.a", store.InboxCursors.Key("a") + "."} {
+	for _, key := range []string{"", "5", "5.inbox", "5.inbox.", "inbox.a", "5.watermark.events", "x.inbox.a",
+		store.InboxCursors.Key("a") + "."} {
 		if _, _, _, ok := store.ParseCursorKey(key); ok {
 			t.Errorf("%q was taken for a cursor's key", key)
 		}

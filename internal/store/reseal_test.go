@@ -38,7 +38,8 @@ func openWithKeys(t *testing.T, nc *nats.Conn, keys string) *store.Store {
 		t.Fatal(err)
 	}
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer, Log: slog.New(slog.DiscardHandler),
+		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer,
+		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +51,8 @@ func TestKeysetsComeInLists(t *testing.T) {
 	t.Parallel()
 	a, b := newKeys(t), newKeys(t)
 	for name, keys := range map[string]string{
-		"one": a, "an array": "[" + a + ",\n" + b + "]", "one after the other": a + "\n" + b, "with commas": a + ", " + b, "one twice": a + a, "with spaces": " " + a + "\n",
+		"one": a, "an array": "[" + a + ",\n" + b + "]", "one after the other": a + "\n" + b,
+		"with commas": a + ", " + b, "one twice": a + a, "with spaces": " " + a + "\n",
 	} {
 		if _, err := store.NewSealer([]byte(keys)); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -58,8 +60,9 @@ func TestKeysetsComeInLists(t *testing.T) {
 	}
 	other := regexp.MustCompile(`"keyId":\d+`).ReplaceAllString(b, regexp.MustCompile(`"keyId":\d+`).FindString(a))
 	for name, keys := range map[string]string{
-		"none": "", "an empty array": "[]", "one and rubbish": a + "rubbish", "an array that is not closed": "[" + a, "without its primary": strings.Replace(a, `"primaryKeyId":`, `"primaryKeyId":1`, 1),
-		"two keys of one id": a + other, "another prefix": strings.Replace(a, "TINK", "RAW", 1),
+		"none": "", "an empty array": "[]", "one and rubbish": a + "rubbish", "an array that is not closed": "[" + a,
+		"without its primary": strings.Replace(a, `"primaryKeyId":`, `"primaryKeyId":1`, 1),
+		"two keys of one id":  a + other, "another prefix": strings.Replace(a, "TINK", "RAW", 1),
 	} {
 		if _, err := store.NewSealer([]byte(keys)); err == nil {
 			t.Errorf("%s: taken", name)
@@ -80,7 +83,8 @@ func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 	const many = 100
 	record := func(i int) relay.TokenRecord {
 		return relay.TokenRecord{
-			AccessToken: relay.NewSecret(fmt.Sprint("access-", i)), RefreshToken: relay.NewSecret(fmt.Sprint("refresh-", i)), Epoch: 7, Generation: "g",
+			AccessToken:  relay.NewSecret(fmt.Sprint("access-", i)),
+			RefreshToken: relay.NewSecret(fmt.Sprint("refresh-", i)), Epoch: 7, Generation: "g",
 			ConsentAt: time.Date(2026, 1, 15, 1, 2, 3, 0, time.UTC), Intent: &relay.RefreshIntent{ID: "<&>"},
 		}
 	}
@@ -89,10 +93,12 @@ func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.Callbacks.Create(ctx, "cb", relay.Callback{ID: "cb", Secrets: relay.CallbackSecrets{Auth: &relay.Auth{Type: "bearer", Token: "t"}}}); err != nil {
+	if _, err := s.Callbacks.Create(ctx, "cb", relay.Callback{ID: "cb",
+		Secrets: relay.CallbackSecrets{Auth: &relay.Auth{Type: "bearer", Token: "t"}}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Requests.Create(ctx, "r", store.IdempotentRequest{Caller: "a", RequestSecrets: store.RequestSecrets{Seed: []byte("seed")}}); err != nil {
+	if _, err := s.Requests.Create(ctx, "r",
+		store.IdempotentRequest{Caller: "a", RequestSecrets: store.RequestSecrets{Seed: []byte("seed")}}); err != nil {
 		t.Fatal(err)
 	}
 	sealed, err := s.SealConsent("link", "attempt", relay.ConsentSecrets{Verifier: "v"})
@@ -100,7 +106,8 @@ func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 		t.Fatal(err)
 	}
 	expires := time.Now().Add(time.Hour).UTC()
-	if _, err := s.Consents.Create(ctx, "link", relay.ConsentLink{ID: "link", ExpiresAt: expires, Attempts: []relay.ConsentAttempt{{ID: "attempt", Sealed: sealed}, {ID: "ended"}}}); err != nil {
+	if _, err := s.Consents.Create(ctx, "link", relay.ConsentLink{ID: "link", ExpiresAt: expires,
+		Attempts: []relay.ConsentAttempt{{ID: "attempt", Sealed: sealed}, {ID: "ended"}}}); err != nil {
 		t.Fatal(err)
 	}
 
@@ -159,7 +166,8 @@ func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 			want = record(1019)
 		}
 		got, _, err := only.Tokens.Token(ctx, fmt.Sprint("c", i))
-		if err != nil || got.RefreshToken.Reveal() != want.RefreshToken.Reveal() || got.Epoch != 7 || !got.ConsentAt.Equal(want.ConsentAt) || got.Intent.ID != "<&>" {
+		if err != nil || got.RefreshToken.Reveal() != want.RefreshToken.Reveal() || got.Epoch != 7 ||
+			!got.ConsentAt.Equal(want.ConsentAt) || got.Intent.ID != "<&>" {
 			t.Fatalf("token %d: %+v, %v", i, got, err)
 		}
 	}
@@ -173,7 +181,8 @@ func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 	if err != nil || len(link.Attempts) != 2 || !link.ExpiresAt.Equal(expires) {
 		t.Fatalf("link: %+v, %v", link, err)
 	}
-	if secrets, err := only.OpenConsent("link", "attempt", link.Attempts[0].Sealed); err != nil || secrets.Verifier != "v" {
+	if secrets, err := only.OpenConsent("link", "attempt", link.Attempts[0].Sealed); err != nil ||
+		secrets.Verifier != "v" {
 		t.Errorf("consent: %v", err)
 	}
 	// Without the new key the old one opens nothing, and the error names the missing key.
@@ -186,7 +195,8 @@ func TestTheFirstKeyTakesOverWhatAnotherHasEncrypted(t *testing.T) {
 	end()
 	running.Wait()
 	status := r.Status()
-	if i := slices.IndexFunc(status.Keys, func(k store.KeyUse) bool { return status.Use(k) == "missing" }); i < 0 || status.Keys[i].Secrets != many+3 || status.Through() {
+	if i := slices.IndexFunc(status.Keys, func(k store.KeyUse) bool { return status.Use(k) == "missing" }); i < 0 ||
+		status.Keys[i].Secrets != many+3 || status.Through() {
 		t.Errorf("status with the wrong key: %+v", status)
 	}
 }

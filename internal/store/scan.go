@@ -55,9 +55,10 @@ func (s *Store) bounds(ctx context.Context, stream string) (first, last uint64, 
 
 // get returns one message by its sequence.
 func (s *Store) get(ctx context.Context, stream string, seq uint64) (Message, error) {
-	m, err := s.one(ctx, stream, jsapi.Selection{Seq: seq}, func(ctx context.Context, st jetstream.Stream) (*jetstream.RawStreamMsg, error) {
-		return st.GetMsg(ctx, seq)
-	})
+	m, err := s.one(ctx, stream, jsapi.Selection{Seq: seq},
+		func(ctx context.Context, st jetstream.Stream) (*jetstream.RawStreamMsg, error) {
+			return st.GetMsg(ctx, seq)
+		})
 	if err != nil {
 		return Message{}, fmt.Errorf("read message %d of %s: %w", seq, stream, err)
 	}
@@ -66,9 +67,10 @@ func (s *Store) get(ctx context.Context, stream string, seq uint64) (Message, er
 
 // last returns the last message of a subject; wildcards are allowed.
 func (s *Store) last(ctx context.Context, stream, subject string) (Message, error) {
-	m, err := s.one(ctx, stream, jsapi.Selection{Last: subject}, func(ctx context.Context, st jetstream.Stream) (*jetstream.RawStreamMsg, error) {
-		return st.GetLastMsgForSubject(ctx, subject)
-	})
+	m, err := s.one(ctx, stream, jsapi.Selection{Last: subject},
+		func(ctx context.Context, st jetstream.Stream) (*jetstream.RawStreamMsg, error) {
+			return st.GetLastMsgForSubject(ctx, subject)
+		})
 	if err != nil {
 		return Message{}, fmt.Errorf("read the last message of %s: %w", subject, err)
 	}
@@ -77,7 +79,8 @@ func (s *Store) last(ctx context.Context, stream, subject string) (Message, erro
 
 // one asks any copy of a stream for a message, and its leader if that one is silent.
 func (s *Store) one(
-	ctx context.Context, stream string, atLeader jsapi.Selection, ask func(context.Context, jetstream.Stream) (*jetstream.RawStreamMsg, error),
+	ctx context.Context, stream string, atLeader jsapi.Selection,
+	ask func(context.Context, jetstream.Stream) (*jetstream.RawStreamMsg, error),
 ) (Message, error) {
 	st, err := s.handle(ctx, stream)
 	if err != nil {
@@ -100,7 +103,9 @@ func (s *Store) one(
 // scan returns up to most messages of the filters from a sequence (or, if since is set, from a
 // time) on, and whether more are there. A result without more ends where the stream ended when it
 // was asked for.
-func (s *Store) scan(ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int) ([]Message, bool, error) {
+func (s *Store) scan(
+	ctx context.Context, stream string, from uint64, since time.Time, filters []string, most int,
+) ([]Message, bool, error) {
 	var all uint64
 	return s.scanCounted(ctx, stream, wholeMessages, from, since, filters, most, &all)
 }
@@ -136,7 +141,8 @@ func (s *Store) scanCounted(
 // scanEach is scanCounted for one who does not keep all: it calls each with the messages as they
 // come, and returns whether more are there.
 func (s *Store) scanEach(
-	ctx context.Context, stream string, of part, from uint64, since time.Time, filters []string, most int, all *uint64, each func(Message),
+	ctx context.Context, stream string, of part, from uint64, since time.Time, filters []string, most int, all *uint64,
+	each func(Message),
 ) (more bool, err error) {
 	fail := func(err error) (bool, error) { return false, fmt.Errorf("scan %s from %d: %w", stream, from, err) }
 	if !since.IsZero() && len(filters) > 1 {
@@ -271,5 +277,6 @@ func fromDelivered(m jetstream.Msg) (Message, error) {
 }
 
 func asMessage(m jetstream.Msg, meta *jetstream.MsgMetadata) Message {
-	return Message{Seq: meta.Sequence.Stream, Subject: m.Subject(), Header: m.Headers(), Data: m.Data(), Time: meta.Timestamp}
+	return Message{Seq: meta.Sequence.Stream, Subject: m.Subject(), Header: m.Headers(),
+		Data: m.Data(), Time: meta.Timestamp}
 }

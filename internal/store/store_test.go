@@ -36,8 +36,9 @@ func openWith(t *testing.T, dir string, room *store.Room) *store.Store {
 		t.Fatal(err)
 	}
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: natstest.StartIn(t, dir), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour},
-		Sealer: sealer, Log: slog.New(slog.DiscardHandler), Room: room,
+		Conn:     natstest.StartIn(t, dir),
+		Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: 720 * time.Hour},
+		Sealer:   sealer, Log: slog.New(slog.DiscardHandler), Room: room,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -47,9 +48,10 @@ func openWith(t *testing.T, dir string, room *store.Room) *store.Store {
 
 func orderEvent(t *testing.T, sequence uint64) relay.Event {
 	t.Helper()
-	ev, err := relay.NewOrderEvent("https://relay.test", "leeds", order, relay.TypeOrderUpdated, sequence, time.Now(), relay.OrderData{
-		Order: []byte(`{"Status":"New","Price":12.50}`), Origin: relay.OriginNotification,
-	})
+	ev, err := relay.NewOrderEvent("https://relay.test", "leeds", order, relay.TypeOrderUpdated, sequence,
+		time.Now(), relay.OrderData{
+			Order: []byte(`{"Status":"New","Price":12.50}`), Origin: relay.OriginNotification,
+		})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +151,8 @@ func TestWhatIsRemovedDoesNotComeBack(t *testing.T) {
 		t.Fatalf("%d lanes listed, %v", len(all), err)
 	}
 	// A lane that comes again goes over the marker.
-	if r := s.Lanes.PutAll(ctx, []store.Put[cursor.Lane]{{Key: key(0), Value: cursor.Lane{V: 1, Order: "o", Entries: []uint64{3}}}}); r[0].Err != nil {
+	if r := s.Lanes.PutAll(ctx, []store.Put[cursor.Lane]{
+		{Key: key(0), Value: cursor.Lane{V: 1, Order: "o", Entries: []uint64{3}}}}); r[0].Err != nil {
 		t.Fatal(r[0].Err)
 	}
 }
@@ -159,7 +162,8 @@ func TestEventsAreStoredUnderTheirConditionAndHeardOnlyThen(t *testing.T) {
 	dir := t.TempDir()
 	nc := natstest.StartIn(t, dir)
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler),
+		Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +195,8 @@ func TestEventsAreStoredUnderTheirConditionAndHeardOnlyThen(t *testing.T) {
 		t.Fatalf("%d live messages of refused events", n)
 	}
 	last, err := s.Events.LastOf(ctx, "leeds", order)
-	if err != nil || last.Seq != second || last.Inbox != ref || last.Type != relay.TypeOrderUpdated || last.Order != order {
+	if err != nil || last.Seq != second || last.Inbox != ref ||
+		last.Type != relay.TypeOrderUpdated || last.Order != order {
 		t.Fatalf("last event %+v, %v", last, err)
 	}
 	if !bytes.Contains(last.Body, []byte(`"Price":12.50`)) {
@@ -233,7 +238,8 @@ func TestInboxKeepsThePageAndItsEnvelope(t *testing.T) {
 	s, ctx := open(t, t.TempDir()), t.Context()
 	page := store.Page{
 		PollID: relay.NewID(), Connection: "a", Generation: "g", ReceivedAt: time.Now().UTC().Round(0), Site: "leeds",
-		Sites: map[string]string{"4711": "york"}, Level: relay.LevelSite, CorrelationID: "x", Body: []byte("[ {\"Topic\": 1.50} ]\n"), Truncated: true,
+		Sites: map[string]string{"4711": "york"}, Level: relay.LevelSite, CorrelationID: "x",
+		Body: []byte("[ {\"Topic\": 1.50} ]\n"), Truncated: true,
 		Encoding: "deflate, exi",
 	}
 	seq, err := s.Inbox.Append(ctx, page)
@@ -262,13 +268,15 @@ func TestAttemptsWalkNewestFirst(t *testing.T) {
 	s, ctx := open(t, t.TempDir()), t.Context()
 	var previous uint64
 	for i := range 5 {
-		r := s.Attempts.AppendAll(ctx, []relay.AttemptBatch{{Callback: "a", Generation: "g", Previous: previous, Records: []relay.AttemptRecord{{Number: i}}}})
+		r := s.Attempts.AppendAll(ctx, []relay.AttemptBatch{
+			{Callback: "a", Generation: "g", Previous: previous, Records: []relay.AttemptRecord{{Number: i}}}})
 		if r[0].Err != nil {
 			t.Fatal(r[0].Err)
 		}
 		previous = r[0].Seq
 	}
-	if r := s.Attempts.AppendAll(ctx, []relay.AttemptBatch{{Callback: "a", Previous: previous - 1}}); !errors.Is(r[0].Err, store.ErrConflict) {
+	if r := s.Attempts.AppendAll(ctx,
+		[]relay.AttemptBatch{{Callback: "a", Previous: previous - 1}}); !errors.Is(r[0].Err, store.ErrConflict) {
 		t.Fatalf("appending after another batch than the last: %v", r[0].Err)
 	}
 	var numbers []int
@@ -291,7 +299,8 @@ func TestAttemptsOfManyCallbacksAreMerged(t *testing.T) {
 	for i := range callbacks {
 		id := fmt.Sprintf("c%d", i)
 		of[id] = "g"
-		batches = append(batches, relay.AttemptBatch{Callback: id, Generation: "g", Records: []relay.AttemptRecord{{Number: i}}})
+		batches = append(batches,
+			relay.AttemptBatch{Callback: id, Generation: "g", Records: []relay.AttemptRecord{{Number: i}}})
 	}
 	for _, r := range s.Attempts.AppendAll(ctx, batches) {
 		if r.Err != nil {
@@ -299,10 +308,11 @@ func TestAttemptsOfManyCallbacksAreMerged(t *testing.T) {
 		}
 	}
 	var found []uint64
-	err := s.Attempts.Newest(ctx, store.AttemptsQuery{Callbacks: of}, func(seq uint64, _ time.Time, _ relay.AttemptBatch) bool {
-		found = append(found, seq)
-		return true
-	})
+	err := s.Attempts.Newest(ctx, store.AttemptsQuery{Callbacks: of},
+		func(seq uint64, _ time.Time, _ relay.AttemptBatch) bool {
+			found = append(found, seq)
+			return true
+		})
 	if err != nil || len(found) != callbacks || found[0] != callbacks ||
 		!slices.IsSortedFunc(found, func(a, b uint64) int { return cmp.Compare(b, a) }) {
 		t.Errorf("found %d of %d: %v", len(found), callbacks, err)
@@ -344,19 +354,22 @@ func TestSecretsAreSealedOnTheDisk(t *testing.T) {
 	dir := t.TempDir()
 	s, ctx := open(t, dir), t.Context()
 	cb := relay.Callback{ID: "a", Secrets: relay.CallbackSecrets{
-		Signing: []relay.SigningSecret{{Secret: "whsec_clearly-visible-1"}}, Headers: map[string]string{"X-Key": "clearly-visible-2"},
-		Auth: &relay.Auth{Type: "bearer", Token: "clearly-visible-3"},
+		Signing: []relay.SigningSecret{{Secret: "whsec_clearly-visible-1"}},
+		Headers: map[string]string{"X-Key": "clearly-visible-2"},
+		Auth:    &relay.Auth{Type: "bearer", Token: "clearly-visible-3"},
 	}}
 	cb.SetURL("https://bms.example/hooks/clearly-visible-6?token=clearly-visible-7&clearly-visible-8")
 	if _, err := s.Callbacks.Create(ctx, "a", cb); err != nil {
 		t.Fatal(err)
 	}
-	rec := relay.TokenRecord{AccessToken: relay.NewSecret("clearly-visible-4"), RefreshToken: relay.NewSecret("clearly-visible-5")}
+	rec := relay.TokenRecord{AccessToken: relay.NewSecret("clearly-visible-4"),
+		RefreshToken: relay.NewSecret("clearly-visible-5")}
 	if _, err := s.Tokens.SaveToken(ctx, "a", rec, 0); err != nil {
 		t.Fatal(err)
 	}
 	got, _, err := s.Callbacks.Get(ctx, "a")
-	if err != nil || got.Secrets.Headers["X-Key"] != "clearly-visible-2" || got.Secrets.Auth.Token != "clearly-visible-3" || got.Secrets.URL != cb.Secrets.URL ||
+	if err != nil || got.Secrets.Headers["X-Key"] != "clearly-visible-2" ||
+		got.Secrets.Auth.Token != "clearly-visible-3" || got.Secrets.URL != cb.Secrets.URL ||
 		got.ShownURL != "https://bms.example/hooks/[redacted]?[redacted]" {
 		t.Fatalf("callback read back %#v, %v", got.Secrets.Auth, err)
 	}
@@ -398,7 +411,8 @@ func TestAnotherKeyOpensNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		stores[i], err = store.Open(t.Context(), store.Config{
-			Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer, Log: slog.New(slog.DiscardHandler),
+			Conn: nc, Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Sealer: sealer,
+			Log: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -418,7 +432,8 @@ func TestGateCutsBetweenTwoWrites(t *testing.T) {
 	cut := errors.New("cut")
 	var hidden bool
 	s, err := store.Open(t.Context(), store.Config{
-		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour}, Log: slog.New(slog.DiscardHandler),
+		Conn: natstest.Start(t), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+		Log: slog.New(slog.DiscardHandler),
 		Gate: store.Gate{After: func(w store.Write) error {
 			if !hidden && w.Subject == "$KV.relay_polls.a" {
 				hidden = true
@@ -450,7 +465,8 @@ func TestRemovalIsConditionalOnTheRevision(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := s.Lanes.Remove(ctx, []store.Removal{{Key: "callback.x.o", Revision: old}}); !errors.Is(r[0].Err, store.ErrConflict) {
+	if r := s.Lanes.Remove(ctx, []store.Removal{{Key: "callback.x.o", Revision: old}}); !errors.Is(r[0].Err,
+		store.ErrConflict) {
 		t.Fatalf("removing what has changed: %v", r[0].Err)
 	}
 	if r := s.Lanes.Remove(ctx, []store.Removal{{Key: "callback.x.o", Revision: now}}); r[0].Err != nil {
@@ -459,7 +475,8 @@ func TestRemovalIsConditionalOnTheRevision(t *testing.T) {
 	if _, _, err := s.Lanes.Get(ctx, "callback.x.o"); !errors.Is(err, store.ErrNotFound) {
 		t.Fatalf("after the removal: %v", err)
 	}
-	if r := s.Lanes.Remove(ctx, []store.Removal{{Key: "callback.x.o", Revision: now}}); !errors.Is(r[0].Err, store.ErrConflict) {
+	if r := s.Lanes.Remove(ctx, []store.Removal{{Key: "callback.x.o", Revision: now}}); !errors.Is(r[0].Err,
+		store.ErrConflict) {
 		t.Fatalf("removing it again: %v", r[0].Err)
 	}
 }

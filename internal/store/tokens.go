@@ -28,7 +28,9 @@ func (t *Tokens) Token(ctx context.Context, connection string) (relay.TokenRecor
 
 // SaveToken stores the record over a revision (0: there is none yet); relay.ErrTokenChanged if it
 // is at another one.
-func (t *Tokens) SaveToken(ctx context.Context, connection string, rec relay.TokenRecord, revision uint64) (uint64, error) {
+func (t *Tokens) SaveToken(
+	ctx context.Context, connection string, rec relay.TokenRecord, revision uint64,
+) (uint64, error) {
 	revision, err := t.Save(ctx, connection, rec, revision)
 	if errors.Is(err, ErrConflict) {
 		err = fmt.Errorf("%w: %w", relay.ErrTokenChanged, err)

@@ -30,7 +30,8 @@ const (
 
 // ErrDead reports that the embedded server has given a stream up: a write has failed once, nothing
 // gets a response since, and only a restart repairs that.
-var ErrDead = errors.New("the embedded NATS server no longer answers writes to a stream, although there is space; restart the relay")
+var ErrDead = errors.New("the embedded NATS server no longer answers writes to a stream, although there is space; " +
+	"restart the relay")
 
 // Run looks after the store's health until ctx ends: a connection that is lost is trouble although
 // nobody writes, and what has failed is tried again every second although nobody else does. While

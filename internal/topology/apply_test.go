@@ -112,7 +112,8 @@ func TestBucketsAreThoseOfTheLibrary(t *testing.T) {
 		if !strings.HasPrefix(f.Stream, "KV_") {
 			continue
 		}
-		if f.State != topology.StateDiffers || len(f.Differences) != 1 || f.Differences[0].Field != "metadata.audatex-relay" {
+		if f.State != topology.StateDiffers || len(f.Differences) != 1 ||
+			f.Differences[0].Field != "metadata.audatex-relay" {
 			t.Errorf("%s: %s, %v", f.Stream, f.State, f.Differences)
 		}
 	}
@@ -192,7 +193,8 @@ func TestOurStreamThatWasChangedIsToBeSetBack(t *testing.T) {
 		"several": {func(c *jetstream.StreamConfig) {
 			c.RePublish, c.DenyPurge, c.MaxAge, c.Duplicates = nil, true, 90*time.Minute, time.Minute
 		}, []string{
-			`republish is unset, wanted {`, `deny_purge is true, wanted unset`, `max_age is 1h30m0s, wanted 1h0m0s`, `duplicate_window is 1m0s, wanted 1s`,
+			`republish is unset, wanted {`, `deny_purge is true, wanted unset`, `max_age is 1h30m0s, wanted 1h0m0s`,
+			`duplicate_window is 1m0s, wanted 1s`,
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -201,7 +203,8 @@ func TestOurStreamThatWasChangedIsToBeSetBack(t *testing.T) {
 			apply(t, js, table)
 			change(t, js, "relay_events", c.edit)
 			before := config(t, js, "relay_events")
-			if f := found(t, js, table, "relay_events"); f.State != topology.StateChanged || f.Version != topology.Formats {
+			if f := found(t, js, table, "relay_events"); f.State != topology.StateChanged ||
+				f.Version != topology.Formats {
 				t.Errorf("found %+v", f)
 			}
 			err := table.Apply(t.Context(), js)
@@ -238,11 +241,13 @@ func TestTheHolderOfOurSubjectsIsNamed(t *testing.T) {
 		switch {
 		case want == "" && f.State != topology.StateMissing:
 			t.Errorf("%+v", f)
-		case want != "" && (f.State != topology.StateForeign || f.Holder != want || len(f.Differences) != 1 || f.Differences[0].Found != "held by stream "+want):
+		case want != "" && (f.State != topology.StateForeign || f.Holder != want || len(f.Differences) != 1 ||
+			f.Differences[0].Found != "held by stream "+want):
 			t.Errorf("%+v", f)
 		}
 	}
-	if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrForeign) || !errors.Is(err, topology.ErrRefused) {
+	if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrForeign) ||
+		!errors.Is(err, topology.ErrRefused) {
 		t.Errorf("applied: %v", err)
 	}
 	for _, name := range []string{"other", "mirror-of-keys"} {
@@ -281,7 +286,8 @@ func TestOperatorsChangesAreKept(t *testing.T) {
 	if c.Discard != jetstream.DiscardNew || c.MaxMsgsPerSubject > 0 || c.MaxAge != time.Hour {
 		t.Errorf("not set again: %+v", c)
 	}
-	if c.MaxBytes != 1<<30 || c.MaxMsgs != 1e6 || c.Compression != jetstream.S2Compression || c.Description != "the log of leeds" ||
+	if c.MaxBytes != 1<<30 || c.MaxMsgs != 1e6 || c.Compression != jetstream.S2Compression ||
+		c.Description != "the log of leeds" ||
 		c.Metadata["team"] != "orders" || c.Placement == nil || c.Placement.Tags[0] != "ssd" {
 		t.Errorf("an operator's change was undone: %+v", c)
 	}
@@ -337,7 +343,8 @@ func TestAnUnmarkedStreamOfAnotherRetentionIsLeftAlone(t *testing.T) {
 	if _, err := js.CreateStream(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrForeign) || !contains(err.Error(), "max_age is 48h0m0s, wanted 1h0m0s") {
+	if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrForeign) ||
+		!contains(err.Error(), "max_age is 48h0m0s, wanted 1h0m0s") {
 		t.Errorf("applied: %v", err)
 	}
 	if now := config(t, js, c.Name); now.MaxAge != c.MaxAge {
@@ -365,7 +372,8 @@ func TestUnknownStreamsOfOurPrefixAreListed(t *testing.T) {
 	_, js := open(t)
 	apply(t, js, table)
 	for _, name := range []string{"relay_invoices", "other_invoices", "KV_relay_extra"} {
-		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: name, Subjects: []string{name}}); err != nil {
+		if _, err := js.CreateStream(t.Context(),
+			jetstream.StreamConfig{Name: name, Subjects: []string{name}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -428,7 +436,8 @@ func TestApplyWaitsForTheServersOfACluster(t *testing.T) {
 	api, err := nc.Subscribe("young.API.>", func(m *nats.Msg) {
 		what := strings.TrimPrefix(m.Subject, "young.API.")
 		if strings.HasPrefix(what, "STREAM.CREATE.") && refusals.Add(-1) >= 0 {
-			_ = m.Respond(fmt.Appendf(nil, `{"error":{"code":400,"err_code":%d,"description":"no suitable peers for placement, peer offline"}}`, code.Load()))
+			_ = m.Respond(fmt.Appendf(nil, `{"error":{"code":400,"err_code":%d,`+
+				`"description":"no suitable peers for placement, peer offline"}}`, code.Load()))
 			return
 		}
 		if answer, err := nc.Request(jetstream.DefaultAPIPrefix+what, m.Data, 10*time.Second); err == nil {

@@ -75,7 +75,8 @@ func formats(t *testing.T, js jetstream.JetStream, version int) *topology.Versio
 
 func member(t testing.TB, js jetstream.JetStream, name string, version int) {
 	t.Helper()
-	if _, err := js.Publish(t.Context(), "$KV.relay_owners.member."+name, fmt.Appendf(nil, `{"replica":%q,"version":%d}`, name, version)); err != nil {
+	if _, err := js.Publish(t.Context(), "$KV.relay_owners.member."+name,
+		fmt.Appendf(nil, `{"replica":%q,"version":%d}`, name, version)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -162,7 +163,8 @@ func TestTheMarkIsRaisedWhenTheLastOldRelayHasGone(t *testing.T) {
 		t.Errorf("the old relay ended with %v", err)
 	}
 	err = of(2).Apply(t.Context(), js)
-	if !errors.Is(err, topology.ErrNewer) || !strings.Contains(err.Error(), "formats version 3, this program knows up to version 2") || strings.Contains(err.Error(), "\n") {
+	if !errors.Is(err, topology.ErrNewer) || !strings.Contains(err.Error(),
+		"formats version 3, this program knows up to version 2") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("an old relay is refused with %v", err)
 	}
 	if f := found(t, js, of(3), "relay_events"); f.State != topology.StateOK || f.Version != 3 {
@@ -264,10 +266,12 @@ func TestNoRelayStartsOnAStoreThatIsBeingRestored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrRestoring) || !strings.Contains(err.Error(), "has changed nothing yet") {
+	if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrRestoring) ||
+		!strings.Contains(err.Error(), "has changed nothing yet") {
 		t.Error(err)
 	}
-	first, err := table.BeginRestore(t.Context(), js, false) // nothing is lost by taking over from one that has changed nothing
+	// nothing is lost by taking over from one that has changed nothing
+	first, err := table.BeginRestore(t.Context(), js, false)
 	if err != nil || first.Resumed {
 		t.Fatalf("taken over: %+v, %v", first, err)
 	}
@@ -351,14 +355,16 @@ func TestAForeignSignIsLeftAlone(t *testing.T) {
 	} {
 		table := table
 		table.Prefix = fmt.Sprintf("relay%d", n) // a name that was just deleted may not be free for another stream yet
-		c := jetstream.StreamConfig{Name: table.RestoreSign(), Subjects: []string{theirs.subjects}, Metadata: theirs.metadata}
+		c := jetstream.StreamConfig{Name: table.RestoreSign(),
+			Subjects: []string{theirs.subjects}, Metadata: theirs.metadata}
 		if _, err := js.CreateStream(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := js.Publish(t.Context(), theirs.subject, []byte("theirs")); err != nil {
 			t.Fatal(err)
 		}
-		if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrForeign) || !errors.Is(err, topology.ErrRefused) {
+		if err := table.Apply(t.Context(), js); !errors.Is(err, topology.ErrForeign) ||
+			!errors.Is(err, topology.ErrRefused) {
 			t.Errorf("%+v: a relay answers %v", c, err)
 		}
 		if _, err := table.BeginRestore(t.Context(), js, true); !errors.Is(err, topology.ErrForeign) {
@@ -435,7 +441,8 @@ func TestNoOldRelayJoinsUnderARaisedMark(t *testing.T) {
 		for i := range joined {
 			joiners.Go(func() {
 				name := fmt.Sprintf("old%d", i)
-				v, err := topology.OpenFormats(t.Context(), topology.FormatsConfig{JS: js, Topology: of(2), Log: slog.New(slog.DiscardHandler)})
+				v, err := topology.OpenFormats(t.Context(),
+					topology.FormatsConfig{JS: js, Topology: of(2), Log: slog.New(slog.DiscardHandler)})
 				if errors.Is(err, topology.ErrNewer) {
 					return
 				}

@@ -107,7 +107,8 @@ func (v *Versions) Run(ctx context.Context, changed <-chan struct{}) error {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil && !failing:
-			v.c.Log.WarnContext(ctx, "cannot look after the mark of the stored formats; trying again until it works", "error", err)
+			v.c.Log.WarnContext(ctx, "cannot look after the mark of the stored formats; trying again until it works",
+				"error", err)
 		case err == nil && failing:
 			v.c.Log.InfoContext(ctx, "the mark of the stored formats is looked after again")
 		}
@@ -174,7 +175,8 @@ func (v *Versions) adopt(m Mark) error {
 		return err
 	}
 	if !m.Restored.Equal(v.restored) { // the restore did not see this relay, which was cut off or suspended
-		return refused("a backup was restored at %s, after this relay had started: restart it: it must read from which number events continue",
+		return refused("a backup was restored at %s, after this relay had started: restart it: it must read from "+
+			"which number events continue",
 			m.Restored.UTC().Format(time.RFC3339))
 	}
 	v.current.Store(int64(m.Formats))

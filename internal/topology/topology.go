@@ -93,7 +93,8 @@ const (
 
 // Buckets lists every bucket.
 var Buckets = []BucketName{
-	Connections, Clients, Uses, Callbacks, Replays, Tokens, Polls, Orders, Open, References, Cursors, Lanes, Unresolved, Requests, Consents, Owners,
+	Connections, Clients, Uses, Callbacks, Replays, Tokens, Polls, Orders, Open, References, Cursors, Lanes, Unresolved,
+	Requests, Consents, Owners,
 }
 
 // Subjects.
@@ -181,11 +182,12 @@ func (t Topology) Streams() []jetstream.StreamConfig {
 	log := func(name string, subject, description string) jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Name: name, Description: description, Subjects: []string{subject},
-			Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: t.Replicas, MaxAge: t.Retention,
+			Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: t.Replicas,
+			MaxAge: t.Retention,
 			// A full log refuses: the poller then stops reading from the vendor. Nothing unread is
 			// ever dropped early.
-			Discard: jetstream.DiscardNew, MaxConsumers: 20_000, AllowDirect: true, DenyDelete: false, Compression: jetstream.NoCompression,
-			MaxMsgs: -1, MaxBytes: -1, MaxMsgSize: -1, MaxMsgsPerSubject: -1,
+			Discard: jetstream.DiscardNew, MaxConsumers: 20_000, AllowDirect: true, DenyDelete: false,
+			Compression: jetstream.NoCompression, MaxMsgs: -1, MaxBytes: -1, MaxMsgSize: -1, MaxMsgsPerSubject: -1,
 			// The shortest window the server takes: only the inbox uses message ids, and a window
 			// costs more than a write.
 			Duplicates: time.Second,
@@ -206,7 +208,8 @@ func (t Topology) Streams() []jetstream.StreamConfig {
 func (t Topology) KeyValues() []jetstream.KeyValueConfig {
 	configs := make([]jetstream.KeyValueConfig, 0, len(Buckets))
 	for _, name := range Buckets {
-		c := jetstream.KeyValueConfig{Bucket: t.Bucket(name), History: 1, Storage: jetstream.FileStorage, Replicas: t.Replicas}
+		c := jetstream.KeyValueConfig{Bucket: t.Bucket(name), History: 1,
+			Storage: jetstream.FileStorage, Replicas: t.Replicas}
 		switch name { // without a limit the server refuses keys and markers that expire
 		case Owners:
 			c.LimitMarkerTTL = LeaseTTL
@@ -249,7 +252,8 @@ func bucketStream(c jetstream.KeyValueConfig) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name: "KV_" + c.Bucket, Subjects: []string{"$KV." + c.Bucket + ".>"}, Storage: c.Storage, Replicas: c.Replicas,
 		MaxMsgsPerSubject: int64(c.History), MaxBytes: -1, MaxMsgSize: -1, MaxMsgs: -1, MaxConsumers: -1,
-		AllowRollup: true, DenyDelete: true, AllowDirect: true, Discard: jetstream.DiscardNew, Duplicates: 2 * time.Minute,
-		MaxAge: c.TTL, AllowMsgTTL: c.LimitMarkerTTL != 0, SubjectDeleteMarkerTTL: c.LimitMarkerTTL,
+		AllowRollup: true, DenyDelete: true, AllowDirect: true, Discard: jetstream.DiscardNew,
+		Duplicates: 2 * time.Minute, MaxAge: c.TTL, AllowMsgTTL: c.LimitMarkerTTL != 0,
+		SubjectDeleteMarkerTTL: c.LimitMarkerTTL,
 	}
 }

@@ -24,7 +24,8 @@ const (
 	replicas     = 3
 )
 
-// world is three relays on one NATS, behind a proxy that sends each request to the next of them, and the vendor's double.
+// world is three relays on one NATS, behind a proxy that sends each request to the next of them, and the vendor's
+// double.
 type world struct {
 	t       *testing.T
 	public  string // the proxy
@@ -55,11 +56,15 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	env := []string{
-		"PATH=" + os.Getenv("PATH"), "RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0", "RELAY_ADMIN_TOKEN=" + adminToken,
-		"RELAY_PUBLIC_URL=" + w.public, "RELAY_TRUSTED_PROXIES=127.0.0.1/32", "RELAY_NATS_URL=" + bus.URL(), "RELAY_STREAM_REPLICAS=1",
+		"PATH=" + os.Getenv("PATH"), "RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0",
+		"RELAY_ADMIN_TOKEN=" + adminToken,
+		"RELAY_PUBLIC_URL=" + w.public, "RELAY_TRUSTED_PROXIES=127.0.0.1/32", "RELAY_NATS_URL=" + bus.URL(),
+		"RELAY_STREAM_REPLICAS=1",
 		"RELAY_ENCRYPTION_KEYS=" + keys, "RELAY_AUDATEX_BASE_URL=" + w.sandbox + "/AudaAPI.BMSAPI",
-		"RELAY_AUDATEX_AUTH_URL=" + w.sandbox + "/AudaAPI.Portal/OAuth20", "RELAY_AUDATEX_TOKEN_URL=" + w.sandbox + "/AudaAPI.Portal/OAuth20/token",
-		"RELAY_AUDATEX_CLIENT_ID=" + clientID, "RELAY_AUDATEX_CLIENT_SECRET=" + clientSecret, "RELAY_AUDATEX_RATE=60000", "RELAY_POLL_INTERVAL=1s",
+		"RELAY_AUDATEX_AUTH_URL=" + w.sandbox + "/AudaAPI.Portal/OAuth20",
+		"RELAY_AUDATEX_TOKEN_URL=" + w.sandbox + "/AudaAPI.Portal/OAuth20/token",
+		"RELAY_AUDATEX_CLIENT_ID=" + clientID, "RELAY_AUDATEX_CLIENT_SECRET=" + clientSecret,
+		"RELAY_AUDATEX_RATE=60000", "RELAY_POLL_INTERVAL=1s",
 		"RELAY_AUDATEX_SCOPES=BMS.Basic,BMS.PartsOrders,ReferenceData.Company", "RELAY_CONSENT_RETURN_ORIGINS=https://bms.example",
 	}
 	for i := range relays {
@@ -126,9 +131,12 @@ type site struct {
 func (w *world) newSite(t *testing.T) site {
 	t.Helper()
 	n := w.sites.Add(1)
-	s := site{number: fmt.Sprint(5000 + n), company: fmt.Sprint("C", 5000+n), user: fmt.Sprint("user.", n), connection: fmt.Sprint("site-", n)}
-	w.control.Must(t, http.MethodPost, "/accounts", map[string]any{"companyCode": s.company, "user": s.user, "password": password, "sites": []string{s.number}}, nil)
-	w.api.Must(t, http.MethodPut, "/v1/connections/"+s.connection, map[string]any{"level": "site", "sites": map[string]string{s.number: s.connection}}, nil)
+	s := site{number: fmt.Sprint(5000 + n), company: fmt.Sprint("C", 5000+n), user: fmt.Sprint("user.", n),
+		connection: fmt.Sprint("site-", n)}
+	w.control.Must(t, http.MethodPost, "/accounts", map[string]any{"companyCode": s.company, "user": s.user,
+		"password": password, "sites": []string{s.number}}, nil)
+	w.api.Must(t, http.MethodPut, "/v1/connections/"+s.connection,
+		map[string]any{"level": "site", "sites": map[string]string{s.number: s.connection}}, nil)
 	return w.newLink(t, s)
 }
 
@@ -136,7 +144,8 @@ func (w *world) newSite(t *testing.T) site {
 func (w *world) newLink(t *testing.T, s site) site {
 	t.Helper()
 	var made struct{ ID, URL string }
-	w.api.Must(t, http.MethodPost, "/v1/connections/"+s.connection+"/consent-links", map[string]any{"returnUrl": "https://bms.example/done?from=relay"}, &made)
+	w.api.Must(t, http.MethodPost, "/v1/connections/"+s.connection+"/consent-links",
+		map[string]any{"returnUrl": "https://bms.example/done?from=relay"}, &made)
 	s.link, s.linkID = made.URL, made.ID
 	if !strings.HasPrefix(s.link, w.public+"/consent/") {
 		t.Fatalf("the link is %s", s.link)

@@ -88,7 +88,8 @@ func TestGeneratedClients(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
 		client, overlay := filepath.Join(dir, "client.go"), filepath.Join(dir, "overlay.json")
-		w.run(t, root, "go", "tool", "-modfile=tools/go.mod", "oapi-codegen", "-generate", "types,client", "-package", "main", "-o", client, w.document)
+		w.run(t, root, "go", "tool", "-modfile=tools/go.mod", "oapi-codegen", "-generate", "types,client", "-package",
+			"main", "-o", client, w.document)
 		place, err := filepath.Abs(filepath.Join("testdata", "call", "client.go"))
 		if err != nil {
 			t.Fatal(err)

@@ -75,7 +75,8 @@ func (w *world) readArchive() (archive, error) {
 		if err := json.Unmarshal(m.Data(), &ev); err != nil {
 			return fmt.Errorf("the log at %d: %w", meta.Sequence.Stream, err)
 		}
-		e := logged{seq: meta.Sequence.Stream, at: meta.Timestamp, id: ev.ID, site: ev.Site, subject: ev.Subject, inbox: m.Headers().Get("Relay-Inbox"), body: m.Data()}
+		e := logged{seq: meta.Sequence.Stream, at: meta.Timestamp, id: ev.ID, site: ev.Site, subject: ev.Subject,
+			inbox: m.Headers().Get("Relay-Inbox"), body: m.Data()}
 		e.kind, _ = strings.CutPrefix(ev.Type, "audatex.relay.")
 		if e.kind == ev.Type {
 			e.kind = ""
@@ -106,7 +107,8 @@ func (w *world) readStream(name string, take func(jetstream.Msg, *jetstream.MsgM
 	if last == 0 {
 		return nil
 	}
-	c, err := w.bus.js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy})
+	c, err := w.bus.js.OrderedConsumer(ctx, name,
+		jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy})
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}

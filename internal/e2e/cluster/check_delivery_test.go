@@ -87,7 +87,8 @@ func (w *world) lostAnswers(a archive) []lost {
 	var list []lost
 	for _, o := range w.vendor.Ledger().Orders {
 		for _, n := range o.Notifications {
-			if _, stored := a.answer[n.CorrelationID]; stored && !n.Lost || n.HandedOutAt.IsZero() || seen[n.CorrelationID] {
+			if _, stored := a.answer[n.CorrelationID]; stored && !n.Lost ||
+				n.HandedOutAt.IsZero() || seen[n.CorrelationID] {
 				continue
 			}
 			seen[n.CorrelationID] = true
@@ -110,13 +111,16 @@ func (w *world) explained(l lost, gaps map[string][]time.Time) (why string, unex
 		why = "cut on the wire"
 	default:
 		for _, h := range w.hurtsSoFar() {
-			if h.replica == l.replica && h.kind == killRelay && h.dead.After(l.began) && h.began.Sub(l.ended) < lossWindow {
+			if h.replica == l.replica && h.kind == killRelay && h.dead.After(l.began) &&
+				h.began.Sub(l.ended) < lossWindow {
 				why = "its relay was killed"
 			}
 		}
 	}
 	if why == "" {
-		return "", fmt.Sprintf("the answer %s, given to replica %d for connection %s at %s, is in no inbox, and its relay was not killed", l.answer, l.replica, l.connection, l.began.UTC())
+		return "",
+			fmt.Sprintf("the answer %s, given to replica %d for connection %s at %s, is in no inbox, and its relay "+
+				"was not killed", l.answer, l.replica, l.connection, l.began.UTC())
 	}
 	bound := w.pollBound()
 	for _, since := range gaps[l.connection] {
@@ -124,7 +128,9 @@ func (w *world) explained(l lost, gaps map[string][]time.Time) (why string, unex
 			return why, ""
 		}
 	}
-	return why, fmt.Sprintf("the answer %s, given to replica %d for connection %s at %s, is lost (%s), and no suspected gap tells of it (told: %v)", l.answer, l.replica, l.connection, l.began.UTC(), why, gaps[l.connection])
+	return why,
+		fmt.Sprintf("the answer %s, given to replica %d for connection %s at %s, is lost (%s), and no suspected gap "+
+			"tells of it (told: %v)", l.answer, l.replica, l.connection, l.began.UTC(), why, gaps[l.connection])
 }
 
 // pollBound is the longest time that an intent to poll claims for itself.
@@ -296,7 +302,8 @@ func checkReceived(f *findings, r *harness.Receiver, a archive) {
 		switch {
 		case !matches(r, e):
 		case !accepted[e.id]:
-			f.add(notDelivered, "callback %s never accepted %s, which stands in the log at %d since %s", r.ID, e.id, e.seq, e.at.UTC())
+			f.add(notDelivered, "callback %s never accepted %s, which stands in the log at %d since %s",
+				r.ID, e.id, e.seq, e.at.UTC())
 		case string(bodies[e.id]) != string(e.body):
 			f.add(badDelivery, "callback %s: event %s differs from the log:\n%s\n%s", r.ID, e.id, bodies[e.id], e.body)
 		}
@@ -323,8 +330,9 @@ func checkReceived(f *findings, r *harness.Receiver, a archive) {
 	for subject, list := range relaytest.Firsts(r.Deliveries()) {
 		for i := 1; i < len(list); i++ {
 			if list[i].Sequence <= list[i-1].Sequence { // sixteen digits each
-				f.add(outOfOrder, "callback %s: order %s: event %s (from %s at %s) came after %s (from %s at %s)", r.ID, subject,
-					list[i].Event, list[i].Sender, list[i].At.UTC(), list[i-1].Event, list[i-1].Sender, list[i-1].At.UTC())
+				f.add(outOfOrder, "callback %s: order %s: event %s (from %s at %s) came after %s (from %s at %s)", r.ID,
+					subject, list[i].Event, list[i].Sender, list[i].At.UTC(), list[i-1].Event,
+					list[i-1].Sender, list[i-1].At.UTC())
 			}
 		}
 	}
@@ -344,7 +352,9 @@ func (w *world) checkLedger(f *findings, a archive) {
 		}
 	}
 	given := map[string][]sandbox.NotificationRecord{}
-	for _, p := range slices.SortedFunc(maps.Values(a.answer), func(x, y page) int { return cmp.Compare(x.seq, y.seq) }) {
+	for _, p := range slices.SortedFunc(maps.Values(a.answer), func(x, y page) int {
+		return cmp.Compare(x.seq, y.seq)
+	}) {
 		list := answers[p.answer]
 		slices.SortStableFunc(list, func(x, y sandbox.NotificationRecord) int { return x.QueuedAt.Compare(y.QueuedAt) })
 		for _, n := range list[:min(len(list), p.entries)] { // of a response that was cut, the first ones came whole
@@ -390,7 +400,8 @@ func (w *world) checkWell(f *findings) {
 	for _, site := range w.sites {
 		var c harness.Connection
 		answer, err := api.Call(http.MethodGet, "/v1/connections/"+site, nil)
-		if err != nil || answer.Status != http.StatusOK || json.Unmarshal(answer.Body, &c) != nil || c.State != "active" {
+		if err != nil || answer.Status != http.StatusOK ||
+			json.Unmarshal(answer.Body, &c) != nil || c.State != "active" {
 			f.add(notWell, "%s: %v, %d, %s", site, err, answer.Status, answer.Body)
 		}
 	}

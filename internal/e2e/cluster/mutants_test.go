@@ -61,7 +61,8 @@ var mutants = []*mutant{
 		options: options{
 			replicas: 2, sites: 16,
 			vendor: sandbox.Config{AccessTokenLifetime: 3 * time.Second},
-			faults: []sandbox.Faults{{ShareLatency: 1, Latency: 1500 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpToken}}},
+			faults: []sandbox.Faults{
+				{ShareLatency: 1, Latency: 1500 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpToken}}},
 		},
 		hurt: func(w *world) {
 			w.cut(0, topology.LeaseTTL+10*time.Second)
@@ -99,7 +100,8 @@ func TestMutants(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			sources := m.sources(t)
 			for file, source := range sources {
-				if _, err := parser.ParseFile(token.NewFileSet(), file, source, parser.SkipObjectResolution); err != nil {
+				if _, err := parser.ParseFile(token.NewFileSet(), file, source,
+					parser.SkipObjectResolution); err != nil {
 					t.Errorf("mutant %s: %v", m.name, err)
 				}
 			}

@@ -85,8 +85,9 @@ func newWorld(t *testing.T, o options) *world {
 		front := "http://" + w.vendor.fronts[n].Addr
 		env := map[string]string{
 			"PATH": os.Getenv("PATH"), "TMPDIR": t.TempDir(),
-			"RELAY_HTTP_ADDR": "127.0.0.1:0", "RELAY_METRICS_ADDR": "127.0.0.1:0", "RELAY_PUBLIC_URL": "http://relay.example",
-			"RELAY_NATS_URL": w.links.urls(n), "RELAY_STREAM_REPLICAS": "3", "RELAY_ENCRYPTION_KEYS": keys,
+			"RELAY_HTTP_ADDR": "127.0.0.1:0", "RELAY_METRICS_ADDR": "127.0.0.1:0",
+			"RELAY_PUBLIC_URL": "http://relay.example",
+			"RELAY_NATS_URL":   w.links.urls(n), "RELAY_STREAM_REPLICAS": "3", "RELAY_ENCRYPTION_KEYS": keys,
 			"RELAY_ADMIN_TOKEN": w.admin, "RELAY_LOG_LEVEL": "debug",
 			"RELAY_AUDATEX_BASE_URL":      front + sandbox.APIPath,
 			"RELAY_AUDATEX_AUTH_URL":      front + sandbox.AuthorizePath,
@@ -119,7 +120,8 @@ func (w *world) tellLogs() {
 			return
 		}
 		for _, r := range w.replicas {
-			w.t.Logf("the end of replica %d's log (RELAY_FAULT_LOGS names a directory for all of it):\n%s", r.number, r.book.Tail(15))
+			w.t.Logf("the end of replica %d's log (RELAY_FAULT_LOGS names a directory for all of it):\n%s",
+				r.number, r.book.Tail(15))
 		}
 		return
 	}
@@ -154,12 +156,14 @@ func (w *world) newKeys() string {
 
 // newReceivers makes a callback of every kind, and probes.
 func (w *world) newReceivers() {
-	w.receiver("quick", relaytest.Healthy, map[string]any{"concurrency": 8, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
+	w.receiver("quick", relaytest.Healthy,
+		map[string]any{"concurrency": 8, "types": []string{"audatex.parts.order.*", "audatex.relay.*"}})
 	w.receiver("single", relaytest.Healthy, map[string]any{"concurrency": 1})
 	w.receiver("slow", relaytest.Slow(150*time.Millisecond), map[string]any{"concurrency": 16})
 	w.receiver("steady", relaytest.Slow(20*time.Millisecond), map[string]any{"concurrency": 4})
 	w.receiver("flaky", relaytest.OneInTen, map[string]any{"concurrency": 4})
-	w.receiver("half", relaytest.Slow(10*time.Millisecond), map[string]any{"concurrency": 4, "sites": w.sites[:len(w.sites)/2]})
+	w.receiver("half", relaytest.Slow(10*time.Millisecond),
+		map[string]any{"concurrency": 4, "sites": w.sites[:len(w.sites)/2]})
 	w.newProbes()
 }
 

@@ -182,7 +182,8 @@ func (b *Logbook) Malformed() []string {
 			begin := at
 			at += len(line)
 			if bytes.HasSuffix(line, []byte("\n")) && !json.Valid(line) {
-				problems = append(problems, fmt.Sprintf("run %d: the log has a line that is not JSON; it and what follows:\n%.3000s", run, log.Bytes()[begin:]))
+				problems = append(problems, fmt.Sprintf("run %d: the log has a line that is not JSON; it and what "+
+					"follows:\n%.3000s", run, log.Bytes()[begin:]))
 				break
 			}
 			if bytes.Contains(line, []byte(`"panic`)) || bytes.Contains(line, []byte("runtime error")) {

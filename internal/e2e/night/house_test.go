@@ -68,11 +68,13 @@ func newHouse(t testing.TB, replicas int, env map[string]string) *house {
 		r := &replica{env: map[string]string{
 			"PATH": os.Getenv("PATH"), "TMPDIR": t.TempDir(),
 			"RELAY_HTTP_ADDR": "127.0.0.1:0", "RELAY_METRICS_ADDR": "127.0.0.1:0", "RELAY_METRICS_TOKEN": h.token,
-			"RELAY_ADMIN_TOKEN":      h.admin,
-			"RELAY_AUDATEX_BASE_URL": "http://" + h.vendor.addr + sandbox.APIPath, "RELAY_AUDATEX_AUTH_URL": "http://" + h.vendor.addr + sandbox.AuthorizePath,
+			"RELAY_ADMIN_TOKEN":       h.admin,
+			"RELAY_AUDATEX_BASE_URL":  "http://" + h.vendor.addr + sandbox.APIPath,
+			"RELAY_AUDATEX_AUTH_URL":  "http://" + h.vendor.addr + sandbox.AuthorizePath,
 			"RELAY_AUDATEX_TOKEN_URL": "http://" + h.vendor.addr + sandbox.TokenPath,
 			"RELAY_AUDATEX_CLIENT_ID": "night", "RELAY_AUDATEX_CLIENT_SECRET": secret,
-			"RELAY_AUDATEX_RATE": "100000", "RELAY_AUDATEX_TIMEOUT": "3s", "RELAY_POLL_INTERVAL": "1s", "RELAY_PUBLIC_URL": "https://relay.example",
+			"RELAY_AUDATEX_RATE": "100000", "RELAY_AUDATEX_TIMEOUT": "3s", "RELAY_POLL_INTERVAL": "1s",
+			"RELAY_PUBLIC_URL":           "https://relay.example",
 			"RELAY_RETRY_SCHEDULE":       "1s,1s,2s,2s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,5s,1h",
 			"RELAY_CALLBACK_ALLOW_CIDRS": "127.0.0.0/8", "RELAY_CALLBACK_CA_FILE": h.by.file,
 		}}
@@ -168,7 +170,8 @@ func clustered(t testing.TB, cluster *natstest.Cluster) map[string]string {
 		t.Fatalf("relay keys: %v", err)
 	}
 	return map[string]string{
-		"RELAY_NATS_URL": cluster.URL(), "RELAY_STREAM_REPLICAS": "3", "RELAY_ENCRYPTION_KEYS": strings.TrimSpace(string(keys)),
+		"RELAY_NATS_URL": cluster.URL(), "RELAY_STREAM_REPLICAS": "3",
+		"RELAY_ENCRYPTION_KEYS": strings.TrimSpace(string(keys)),
 	}
 }
 
@@ -182,8 +185,8 @@ func (h *house) kill(i int) {
 	h.client.CloseIdleConnections()
 }
 
-// supervise starts the first replica again once it has ended, as whoever supervises it does: a NATS server that was short
-// of room while it wrote does not go on by itself.
+// supervise starts the first replica again once it has ended, as whoever supervises it does: a NATS server that was
+// short of room while it wrote does not go on by itself.
 func (h *house) supervise() {
 	h.t.Helper()
 	select {
@@ -231,7 +234,8 @@ func (h *house) consent(site string) {
 		h.t.Fatal(err)
 	}
 	h.grants[site] = grant.ID
-	h.api().Must(h.t, http.MethodPatch, "/v1/connections/"+site, map[string]any{"refreshToken": grant.RefreshToken}, nil)
+	h.api().Must(h.t, http.MethodPatch, "/v1/connections/"+site,
+		map[string]any{"refreshToken": grant.RefreshToken}, nil)
 }
 
 // vendorSite is the vendor's own id of a site.
@@ -254,7 +258,8 @@ func (h *house) callback(id string, r *receiver) *receiver {
 	h.receivers[id] = r
 	caller := h.api()
 	caller.Token = h.key.Key
-	caller.Must(h.t, http.MethodPut, "/v1/callbacks/"+id, map[string]any{"url": r.url(), "timeoutSeconds": 2, "concurrency": 4}, nil)
+	caller.Must(h.t, http.MethodPut, "/v1/callbacks/"+id,
+		map[string]any{"url": r.url(), "timeoutSeconds": 2, "concurrency": 4}, nil)
 	return r
 }
 
@@ -293,7 +298,8 @@ func (h *house) keepBusy(every time.Duration) {
 // scrape returns what a replica shows.
 func (h *house) scrape(i int) []byte {
 	h.t.Helper()
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+h.replicas[i].process.At.Metrics+"/metrics", http.NoBody)
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet,
+		"http://"+h.replicas[i].process.At.Metrics+"/metrics", http.NoBody)
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -35,7 +35,8 @@ type observed struct {
 // startRelay starts one that has a connection, with a store of its own unless env names another.
 func startRelay(t *testing.T, program string, env ...string) *observed {
 	t.Helper()
-	o := &observed{sandbox: sandbox.New(sandbox.Config{ClientID: "dashboards", ClientSecret: "a-client-secret", Tame: true})}
+	o := &observed{
+		sandbox: sandbox.New(sandbox.Config{ClientID: "dashboards", ClientSecret: "a-client-secret", Tame: true})}
 	vendor := harness.ServeTracked(t, harness.Listen(t), o.sandbox.Handler())
 	if len(env) == 0 {
 		env = []string{"RELAY_DATA_DIR=" + filepath.Join(t.TempDir(), "data")}
@@ -44,8 +45,10 @@ func startRelay(t *testing.T, program string, env ...string) *observed {
 		"PATH="+os.Getenv("PATH"), "RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0",
 		"RELAY_ADMIN_TOKEN="+admin, "RELAY_METRICS_TOKEN="+metricsToken,
 		"RELAY_AUDATEX_CLIENT_ID=dashboards", "RELAY_AUDATEX_CLIENT_SECRET=a-client-secret",
-		"RELAY_AUDATEX_BASE_URL=http://"+vendor.Addr+sandbox.APIPath, "RELAY_AUDATEX_AUTH_URL=http://"+vendor.Addr+sandbox.AuthorizePath,
-		"RELAY_AUDATEX_TOKEN_URL=http://"+vendor.Addr+sandbox.TokenPath, "RELAY_AUDATEX_RATE=100000", "RELAY_POLL_INTERVAL=200ms",
+		"RELAY_AUDATEX_BASE_URL=http://"+vendor.Addr+sandbox.APIPath,
+		"RELAY_AUDATEX_AUTH_URL=http://"+vendor.Addr+sandbox.AuthorizePath,
+		"RELAY_AUDATEX_TOKEN_URL=http://"+vendor.Addr+sandbox.TokenPath, "RELAY_AUDATEX_RATE=100000",
+		"RELAY_POLL_INTERVAL=200ms",
 		"RELAY_RETRY_SCHEDULE=200ms,1h", "RELAY_CALLBACK_ALLOW_CIDRS=127.0.0.0/8")
 	client := harness.NewClient()
 	t.Cleanup(client.CloseIdleConnections)
@@ -98,7 +101,8 @@ func vendorSite(id string) string { return "V-" + id }
 
 func (o *observed) connect(t *testing.T, id, token string) {
 	t.Helper()
-	o.api.Must(t, http.MethodPut, "/v1/connections/"+id, map[string]any{"level": "site", "site": id, "refreshToken": token}, nil)
+	o.api.Must(t, http.MethodPut, "/v1/connections/"+id,
+		map[string]any{"level": "site", "site": id, "refreshToken": token}, nil)
 }
 
 // receive registers a callback whose receiver behaves in a way.
@@ -151,7 +155,8 @@ func TestEveryPanelHasData(t *testing.T) {
 	if err := harness.Build(t.Context(), root, "./cmd/relay", program); err != nil {
 		t.Fatal(err)
 	}
-	quiet, troubled, dead, pair := startRelay(t, program), startRelay(t, program), startRelay(t, program), startPair(t, program)
+	quiet, troubled, dead, pair := startRelay(t, program), startRelay(t, program),
+		startRelay(t, program), startPair(t, program)
 	troubled.trouble(t)
 	s := Start(t, Config{Jobs: []Job{quiet.job("quiet"), troubled.job("troubled"), dead.job("dead"), pair.job("pair")}})
 	for job, replicas := range map[string]int{"quiet": 1, "troubled": 1, "dead": 1, "pair": 2} {
@@ -160,9 +165,11 @@ func TestEveryPanelHasData(t *testing.T) {
 	dead.kill(t, 0)
 
 	for job, subjects := range map[string]map[string]string{
-		"quiet": {"callback": "well", "connection": "leeds"}, "troubled": {"callback": "fails", "connection": "york"}, "pair": {"callback": "well", "connection": "c1"},
+		"quiet": {"callback": "well", "connection": "leeds"}, "troubled": {"callback": "fails", "connection": "york"},
+		"pair": {"callback": "well", "connection": "c1"},
 	} {
-		values := map[string]string{"job": job, "__rate_interval": "1m", "callback": subjects["callback"], "connection": subjects["connection"]}
+		values := map[string]string{"job": job, "__rate_interval": "1m", "callback": subjects["callback"],
+			"connection": subjects["connection"]}
 		for name, d := range Dashboards(t, root) {
 			for _, v := range d.Templating.List[1:] {
 				m := labelValues.FindStringSubmatch(Render(v.Definition, values))
@@ -175,7 +182,9 @@ func TestEveryPanelHasData(t *testing.T) {
 			}
 			for _, p := range d.Panels {
 				for _, target := range p.Targets {
-					harness.Eventually(t, fmt.Sprintf("%s, %s, panel %q has data", job, name, p.Title), func() string { return s.missing(t, Render(target.Expr, values)) })
+					harness.Eventually(t, fmt.Sprintf("%s, %s, panel %q has data", job, name, p.Title), func() string {
+						return s.missing(t, Render(target.Expr, values))
+					})
 				}
 			}
 		}
@@ -190,22 +199,24 @@ func TestEveryPanelHasData(t *testing.T) {
 		"Scraped":            `value: 1`,
 	})
 	s.shows(t, "quiet", map[string]string{
-		"Failing": `none: 0`, "Paused callbacks": `none: 0`, "Full in": `value: [1-9]`, "Free": `value: 0`, "Scraped": `value: 1`,
-		"1. Has every shard an owner?": `value: 0`, "7. Are events delivered in time?": `value: -1`,
+		"Failing": `none: 0`, "Paused callbacks": `none: 0`, "Full in": `value: [1-9]`, "Free": `value: 0`,
+		"Scraped": `value: 1`, "1. Has every shard an owner?": `value: 0`,
+		"7. Are events delivered in time?": `value: -1`,
 	})
 	pair.split(t, s)
 	s.showsNothing(t, "dead")
 }
 
-// startPair starts two replicas on a NATS server that nobody has limited, and gives each of its connections something to
-// set aside.
+// startPair starts two replicas on a NATS server that nobody has limited, and gives each of its connections something
+// to set aside.
 func startPair(t *testing.T, program string) *observed {
 	t.Helper()
 	keys, err := exec.CommandContext(t.Context(), program, "keys").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := startRelay(t, program, "RELAY_NATS_URL="+natstest.StartLimited(t, 8<<20).URL(), "RELAY_STREAM_REPLICAS=1", "RELAY_ENCRYPTION_KEYS="+strings.TrimSpace(string(keys)))
+	o := startRelay(t, program, "RELAY_NATS_URL="+natstest.StartLimited(t, 8<<20).URL(), "RELAY_STREAM_REPLICAS=1",
+		"RELAY_ENCRYPTION_KEYS="+strings.TrimSpace(string(keys)))
 	o.replica(t, program)
 	for i := 1; i < ofPair; i++ {
 		o.consent(t, fmt.Sprint("c", i))
@@ -226,10 +237,12 @@ const ofPair = 16
 func (o *observed) split(t *testing.T, s *Server) {
 	t.Helper()
 	harness.Eventually(t, "both have connections", func() string {
-		return s.missing(t, `count(count by (instance) (audatex_relay_connection_last_poll_age_seconds{job="pair"})) == 2`)
+		return s.missing(t,
+			`count(count by (instance) (audatex_relay_connection_last_poll_age_seconds{job="pair"})) == 2`)
 	})
 	s.shows(t, "pair", map[string]string{
-		"Replicas": `value: 2`, "Scraped": `value: 1`, "Free": `value: -1`, "Full in": `value: -1`, "Connections by state": fmt.Sprintf(`active: %d`, ofPair),
+		"Replicas": `value: 2`, "Scraped": `value: 1`, "Free": `value: -1`, "Full in": `value: -1`,
+		"Connections by state": fmt.Sprintf(`active: %d`, ofPair),
 		"2. How full is the store, and for how long will it do?": `store_bytes: `,
 		"6. What is set aside, why, and since when?":             fmt.Sprintf(`malformed entries: %d`, ofPair),
 	})
@@ -247,13 +260,16 @@ func (s *Server) shows(t *testing.T, job string, wanted map[string]string) {
 			continue
 		}
 		found++
-		query, line := Render(p.Targets[0].Expr, map[string]string{"job": job, "__rate_interval": "1m"}), regexp.MustCompile("^("+want+")")
+		query, line := Render(p.Targets[0].Expr, map[string]string{"job": job, "__rate_interval": "1m"}),
+			regexp.MustCompile("^("+want+")")
 		harness.Eventually(t, fmt.Sprintf("%s, panel %q shows %s", job, p.Title, want), func() string {
 			samples, err := s.Query(t.Context(), query)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if slices.ContainsFunc(samples, func(sample Sample) bool { return line.MatchString(Line(sample.Name(), sample.Value)) }) {
+			if slices.ContainsFunc(samples, func(sample Sample) bool {
+				return line.MatchString(Line(sample.Name(), sample.Value))
+			}) {
 				return ""
 			}
 			return fmt.Sprint(samples)

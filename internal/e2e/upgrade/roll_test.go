@@ -48,8 +48,8 @@ func newBus(t *testing.T) *nats.Conn {
 	return nc
 }
 
-// Two relays of one release become two of the next, one after the other, under load: nothing is lost, no order loses its order, the mark
-// rises when the last old one has gone, and after that none of the old release starts.
+// Two relays of one release become two of the next, one after the other, under load: nothing is lost, no order loses
+// its order, the mark rises when the last old one has gone, and after that none of the old release starts.
 func TestReleasesRollUnderLoad(t *testing.T) {
 	t.Parallel()
 	present, next := topology.Formats, topology.Formats+1
@@ -72,11 +72,15 @@ func TestReleasesRollUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	env := []string{
-		"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir(), "RELAY_NATS_URL=" + nc.ConnectedUrl(), "RELAY_STREAM_REPLICAS=1", "RELAY_ENCRYPTION_KEYS=" + string(keys),
+		"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir(), "RELAY_NATS_URL=" + nc.ConnectedUrl(),
+		"RELAY_STREAM_REPLICAS=1", "RELAY_ENCRYPTION_KEYS=" + string(keys),
 		"RELAY_HTTP_ADDR=127.0.0.1:0", "RELAY_METRICS_ADDR=127.0.0.1:0", "RELAY_ADMIN_TOKEN=an-admin-token-for-tests",
-		"RELAY_AUDATEX_CLIENT_ID=client", "RELAY_AUDATEX_CLIENT_SECRET=secret", "RELAY_AUDATEX_BASE_URL=http://" + front.Addr + sandbox.APIPath,
-		"RELAY_AUDATEX_AUTH_URL=http://" + front.Addr + sandbox.AuthorizePath, "RELAY_AUDATEX_TOKEN_URL=http://" + front.Addr + sandbox.TokenPath,
-		"RELAY_AUDATEX_RATE=1000000", "RELAY_POLL_INTERVAL=200ms", "RELAY_RETRY_SCHEDULE=100ms,200ms,400ms,800ms,1s,1s,1s,1s", "RELAY_CALLBACK_ALLOW_CIDRS=127.0.0.0/8",
+		"RELAY_AUDATEX_CLIENT_ID=client", "RELAY_AUDATEX_CLIENT_SECRET=secret",
+		"RELAY_AUDATEX_BASE_URL=http://" + front.Addr + sandbox.APIPath,
+		"RELAY_AUDATEX_AUTH_URL=http://" + front.Addr + sandbox.AuthorizePath,
+		"RELAY_AUDATEX_TOKEN_URL=http://" + front.Addr + sandbox.TokenPath,
+		"RELAY_AUDATEX_RATE=1000000", "RELAY_POLL_INTERVAL=200ms",
+		"RELAY_RETRY_SCHEDULE=100ms,200ms,400ms,800ms,1s,1s,1s,1s", "RELAY_CALLBACK_ALLOW_CIDRS=127.0.0.0/8",
 	}
 	var book harness.Logbook
 	start := func(formats int) *harness.Process {
@@ -106,7 +110,8 @@ func TestReleasesRollUnderLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		api.Must(t, http.MethodPut, "/v1/connections/"+site, map[string]any{"level": "site", "site": site, "refreshToken": g.RefreshToken}, nil)
+		api.Must(t, http.MethodPut, "/v1/connections/"+site,
+			map[string]any{"level": "site", "site": site, "refreshToken": g.RefreshToken}, nil)
 	}
 	var receivers []*harness.Receiver
 	for id, behave := range map[string]relaytest.Behaviour{"healthy": relaytest.Healthy, "flaky": relaytest.OneInTen} {
