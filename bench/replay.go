@@ -57,7 +57,8 @@ func (b *bench) measureReplay() {
 	alone := b.receiver.wait(b.ctx, live, time.Minute, "ok/replay-alone")[0]
 	sayLatency("live_alone", alone)
 	sayLatency("live_beside_replay", beside)
-	say("replay_deliveries", "%d (%d failed, %d repeats)", done.Delivered, done.Failed, replayed[0].Count-b.sizes.filled)
+	say("replay_deliveries", "%d (%d failed, %d repeats)", done.Delivered, done.Failed,
+		replayed[0].Count-b.sizes.filled)
 	say("replay_deliveries_per_second", "%.0f", span(replayed))
 	say("replay_cpu_seconds_per_1000_deliveries", "%.3f", (cpu-before)*1000/float64(b.sizes.filled+live))
 	say("replay_peak_memory_mib", "%.0f", peak)

@@ -12,8 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// A receiver that hangs, one that is slow, one that refuses and one that is not there at all hold up nobody: the healthy one
-// gets everything while the hanging one has not responded to a single request.
+// A receiver that hangs, one that is slow, one that refuses and one that is not there at all hold up nobody: the
+// healthy one gets everything while the hanging one has not responded to a single request.
 func TestBadReceiversHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -45,11 +45,13 @@ func TestBadReceiversHoldUpNobody(t *testing.T) {
 		r, _ := d.Status("refusing")
 		g, _ := d.Status("gone")
 		l, _ := d.Details("limited")
-		return h.InFlight == 4 && h.Behind && h.Backlog > 0 && h.LagSeconds > 0 && r.Health == "open" && g.Health == "open" && l.Behind
+		return h.InFlight == 4 && h.Behind && h.Backlog > 0 && h.LagSeconds > 0 && r.Health == "open" &&
+			g.Health == "open" && l.Behind
 	})
 }
 
-// However events and responses interleave, a callback that falls behind and joins again misses nothing and repeats nothing.
+// However events and responses interleave, a callback that falls behind and joins again misses nothing and repeats
+// nothing.
 func TestBehindAndBack(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

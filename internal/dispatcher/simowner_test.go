@@ -49,12 +49,14 @@ type simOwner struct {
 func (w *simWorld) takeOver() {
 	w.epoch++
 	conf := Config{
-		Schedule: w.schedule, Jitter: func(d time.Duration) time.Duration { return d }, CircuitFailures: 6, Lookback: 1000, DisableAfter: 30 * time.Minute,
-		MaxLanes: 4, Log: slog.New(slog.DiscardHandler),
+		Schedule: w.schedule, Jitter: func(d time.Duration) time.Duration { return d }, CircuitFailures: 6,
+		Lookback: 1000, DisableAfter: 30 * time.Minute, MaxLanes: 4, Log: slog.New(slog.DiscardHandler),
 	}.withDefaults()
-	o := &simOwner{simWorld: w, epoch: w.epoch, slots: capacity.NewSlots(rapid.IntRange(1, 4).Draw(w.t, "slots")), valid: true}
+	o := &simOwner{simWorld: w, epoch: w.epoch,
+		slots: capacity.NewSlots(rapid.IntRange(1, 4).Draw(w.t, "slots")), valid: true}
 	memory := capacity.NewMemory(1 << 20)
-	o.core = newCore(&environment{conf: &conf, metrics: delivery.NewMetrics(nil), memory: memory, slots: o.slots, pacer: &cursorstore.Pacer{}, maxBatch: 1 << 20})
+	o.core = newCore(&environment{conf: &conf, metrics: delivery.NewMetrics(nil), memory: memory, slots: o.slots,
+		pacer: &cursorstore.Pacer{}, maxBatch: 1 << 20})
 	o.feed = logreader.NewShared(8, 1<<20, func(int) {})
 	o.feed.Start(w.last())
 	w.owners = append(w.owners, o)

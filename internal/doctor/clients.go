@@ -20,8 +20,10 @@ func (d *Doctor) clients(ctx context.Context) []Check {
 	for _, e := range all {
 		for _, k := range e.Value.Keys {
 			if left, _ := k.EndsIn(now); left > 0 && relay.MustAct(left, k.ExpiresAt.Sub(k.CreatedAt)) {
-				found = append(found, Wrong(Clients, e.Value.ID, fmt.Sprintf("its key %s ends at %s", k.ID, k.ExpiresAt.UTC().Format(time.RFC3339)),
-					"tell it to make another key and replace it, or make one with POST /v1/clients/"+e.Value.ID+"/keys"))
+				found = append(found, Wrong(Clients, e.Value.ID,
+					fmt.Sprintf("its key %s ends at %s", k.ID, k.ExpiresAt.UTC().Format(time.RFC3339)),
+					"tell it to make another key and replace it, or make one with POST /v1/clients/"+e.Value.ID+
+						"/keys"))
 			} else if !k.Expired(now) {
 				well++
 			}

@@ -84,9 +84,11 @@ func newWorld(t *testing.T) *world {
 		w.put(s.Owners.Set(t.Context(), store.LeaseKey(n),
 			store.Owner{Lease: &store.Lease{Replica: "a", Nonce: "b", Epoch: 1}}))
 	}
-	w.put(s.Owners.Set(t.Context(), store.MemberKey("a", "b"), store.Owner{Member: &store.Member{Replica: "a", Nonce: "b"}}))
+	w.put(s.Owners.Set(t.Context(), store.MemberKey("a", "b"),
+		store.Owner{Member: &store.Member{Replica: "a", Nonce: "b"}}))
 	w.config = Config{
-		Store: s, Conn: nc, Embedded: true, DataDir: dir, VendorHosts: []string{w.vendor.URL}, Rate: 100, Interval: time.Minute,
+		Store: s, Conn: nc, Embedded: true, DataDir: dir, VendorHosts: []string{w.vendor.URL}, Rate: 100,
+		Interval:   time.Minute,
 		leaseTTL:   time.Hour, // nobody renews them here
 		VendorTurn: func(context.Context) error { return nil }, Encryption: func() store.KeyStatus { return w.keys },
 		Health: func(_ context.Context, ids []string) map[string]string {

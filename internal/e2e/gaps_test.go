@@ -165,7 +165,8 @@ func (c *crash) checkRepaired(t *testing.T) {
 			}
 			last := events[len(events)-1]
 			if at, err := ledger.StateOf(o, len(o.States)-1, last); err != nil || at < 0 {
-				t.Errorf("callback %s: order %s: the last of %d events is not what the vendor says (notifications lost: %t): %v", r.ID, o.ID, len(events), missing, err)
+				t.Errorf("callback %s: order %s: the last of %d events is not what the vendor says (notifications "+
+					"lost: %t): %v", r.ID, o.ID, len(events), missing, err)
 			}
 			if i == 0 {
 				found += ledger.Reconciled(events)

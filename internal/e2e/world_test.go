@@ -191,7 +191,8 @@ func (w *world) connect() {
 			w.t.Fatal(err)
 		}
 		w.firstTokens[site] = token
-		w.api().Must(w.t, http.MethodPut, "/v1/connections/"+site, map[string]any{"level": "site", "site": site, "refreshToken": token}, nil)
+		w.api().Must(w.t, http.MethodPut, "/v1/connections/"+site,
+			map[string]any{"level": "site", "site": site, "refreshToken": token}, nil)
 	}
 	harness.AwaitSubscriptions(w.t, w.sandbox, len(w.sites))
 }

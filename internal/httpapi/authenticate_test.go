@@ -66,7 +66,9 @@ func TestGuessingIsSlowedPerAddressAndSeen(t *testing.T) {
 // Addresses in headers of whom nobody trusts count for nothing.
 func TestForwardedAddressesOfStrangersAreNotBelieved(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, func(c *Config) { c.failures, c.Proxies = 3, ingress.Proxies{netip.MustParsePrefix("10.0.0.0/8")} })
+	f := newFixture(t, func(c *Config) {
+		c.failures, c.Proxies = 3, ingress.Proxies{netip.MustParsePrefix("10.0.0.0/8")}
+	})
 	slowed := 0
 	for range 10 {
 		if f.as("Guessed-Token-0123456789").get("/v1/callbacks", "X-Forwarded-For", "203.0.113.7").status == 429 {

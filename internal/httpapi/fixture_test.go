@@ -118,11 +118,13 @@ func (f *fixture) replica(options ...func(*Config)) *fixture {
 		Admins: access.NewAdmins([]access.Admin{{Name: "admin", Token: adminToken}}), PublicURL: publicURL + "/",
 		CallbackNets: []netip.Prefix{loopback}, UserAgent: "audatex-relay/test",
 		Doctor: doctor.New(doctor.Config{
-			Store: f.store, Conn: f.conn, Sender: f.parts.sender, Encryption: counted, Replica: "replica", Version: "test",
-			Health: func(context.Context, []string) map[string]string { return nil },
+			Store: f.store, Conn: f.conn, Sender: f.parts.sender, Encryption: counted, Replica: "replica",
+			Version: "test",
+			Health:  func(context.Context, []string) map[string]string { return nil },
 		}),
-		Dispatcher: f.parts, Replays: f.parts, Poller: f.parts, Reconciler: f.parts, Resolver: f.parts, Vendor: f.parts, Encryption: counted,
-		ratePerSecond: 10_000, burst: 10_000, testsPerSecond: 10_000, testBurst: 10_000, failures: 1_000_000, Log: log,
+		Dispatcher: f.parts, Replays: f.parts, Poller: f.parts, Reconciler: f.parts, Resolver: f.parts, Vendor: f.parts,
+		Encryption: counted, ratePerSecond: 10_000, burst: 10_000, testsPerSecond: 10_000, testBurst: 10_000,
+		failures: 1_000_000, Log: log,
 	}
 	for _, o := range options {
 		o(&c)

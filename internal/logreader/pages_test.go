@@ -49,9 +49,10 @@ const order = "5f0c1c2e-6a64-4a2c-9d55-0a3f3a9f7b11"
 // publish appends the next event of an order to the log, with a text of so many bytes, and returns its position.
 func publish(t *testing.T, s *store.Store, number int, last uint64, size int) uint64 {
 	t.Helper()
-	ev, err := relay.NewOrderEvent("", "leeds", order, relay.TypeOrderUpdated, uint64(number), time.Now(), relay.OrderData{
-		Order: []byte(`{"Text":"` + strings.Repeat("x", size) + `"}`),
-	})
+	ev, err := relay.NewOrderEvent("", "leeds", order, relay.TypeOrderUpdated, uint64(number),
+		time.Now(), relay.OrderData{
+			Order: []byte(`{"Text":"` + strings.Repeat("x", size) + `"}`),
+		})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,12 +71,14 @@ func TestAPageKeepsToItsBytes(t *testing.T) {
 	const small, large = 100, 400 << 10
 	var want []uint64
 	last := uint64(0)
-	for i, size := range []int{small, small, large, large, large, capacity.PageBytes * 3 / 2, small, large, large, small} {
+	for i, size := range []int{small, small, large, large, large, capacity.PageBytes * 3 / 2,
+		small, large, large, small} {
 		last = publish(t, s, i+1, last, size)
 		want = append(want, last)
 	}
 	target := delivery.NewTarget(relay.Callback{ID: "bms", Client: "shop"}, relay.Client{ID: "shop", AllSites: true})
-	pages := logreader.Pages{Events: s.Events, Deliverer: delivery.New(delivery.Config{Store: s, Log: slog.New(slog.DiscardHandler)})}
+	pages := logreader.Pages{Events: s.Events,
+		Deliverer: delivery.New(delivery.Config{Store: s, Log: slog.New(slog.DiscardHandler)})}
 	for name, next := range map[string]func(logreader.Page) int{
 		"as if all before were small": func(logreader.Page) int { return small },
 		"by the page before":          func(p logreader.Page) int { return p.BodySize },
@@ -85,7 +88,8 @@ func TestAPageKeepsToItsBytes(t *testing.T) {
 		for size := small; pos < last; {
 			page, err := pages.Read(t.Context(), target, pos, size)
 			if err != nil || len(page.Events) == 0 || page.Through <= pos {
-				t.Fatalf("%s: after %d there are %d events through %d: %v", name, pos, len(page.Events), page.Through, err)
+				t.Fatalf("%s: after %d there are %d events through %d: %v",
+					name, pos, len(page.Events), page.Through, err)
 			}
 			bytes := 0
 			for _, ev := range page.Events {
@@ -95,7 +99,8 @@ func TestAPageKeepsToItsBytes(t *testing.T) {
 				}
 			}
 			if bytes > capacity.PageBytes && len(page.Events) > 1 || page.BodySize != bytes/len(page.Events) {
-				t.Errorf("%s: a page of %d events has %d bytes, %d on average", name, len(page.Events), bytes, page.BodySize)
+				t.Errorf("%s: a page of %d events has %d bytes, %d on average",
+					name, len(page.Events), bytes, page.BodySize)
 			}
 			pos, size = page.Through, next(page)
 		}
@@ -118,9 +123,10 @@ func TestWhatWaitsBehindALane(t *testing.T) {
 		orders = append(orders, last)
 	}
 	for i, client := range []string{"shop", "other", "shop"} {
-		ev, err := relay.NewOperationalEvent("", relay.NoSite, "key", time.Now().Add(time.Duration(i)*time.Second), relay.Operational{
-			Kind: relay.KindKeyExpiring, Details: map[string]any{"client": client, "clientGeneration": "one"},
-		})
+		ev, err := relay.NewOperationalEvent("", relay.NoSite, "key",
+			time.Now().Add(time.Duration(i)*time.Second), relay.Operational{
+				Kind: relay.KindKeyExpiring, Details: map[string]any{"client": client, "clientGeneration": "one"},
+			})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -39,13 +39,15 @@ type target struct {
 // wishes are the subjects that nobody but the relay or an operator may publish to, and what would
 // be asked there.
 func wishes(me, other string) map[string]string {
-	const push = `{"stream_name":"%s","config":{"durable_name":"%s","deliver_subject":"%s","deliver_policy":"all","ack_policy":"none","description":"` + mark + `"}}`
+	const push = `{"stream_name":"%s","config":{"durable_name":"%s","deliver_subject":"%s","deliver_policy":"all",` +
+		`"ack_policy":"none","description":"` + mark + `"}}`
 	m := map[string]string{
 		// Forging events and reaching what is stored by publishing.
 		"audatex.leeds.parts.order.updated." + order: `{"mark":"attack"}`, "audatex.york.parts.order.created.x": mark,
 		"relay.publish.leeds.parts.order.updated." + order: mark, "relay.inbox.11.x": mark, "relay.attempts.x": mark,
 		"$KV.relay_tokens.x": mark, "$KV.relay_callbacks.x": mark, "relay.copy.x": mark, "relay.shard.1.poll": mark,
-		"relay.readers." + other + ".delete": "", "relay.readers." + other + ".put": "", "relay.readers." + me + ".put": "",
+		"relay.readers." + other + ".delete": "", "relay.readers." + other + ".put": "",
+		"relay.readers." + me + ".put": "",
 		// The streams: the copy, the log, what lies beside it.
 		"$JS.API.STREAM.PURGE.EVENTS": "{}", "$JS.API.STREAM.DELETE.EVENTS": "",
 		"$JS.API.STREAM.MSG.DELETE.EVENTS": `{"seq":1}`,
@@ -57,7 +59,8 @@ func wishes(me, other string) map[string]string {
 		"$JS.API.STREAM.PURGE.KV_relay_tokens": "{}",
 		"$JS.API.STREAM.DELETE.relay_events":   "", "$JS.API.STREAM.LIST": "{}", "$JS.API.STREAM.NAMES": "{}",
 		"$JS.API.INFO": "", "$JS.API.ACCOUNT.PURGE.RELAY": "",
-		"$JS.API.STREAM.SNAPSHOT.EVENTS": `{"deliver_subject":"relay.inbox.11.x"}`, "$JS.API.STREAM.RESTORE.EVENTS": "{}",
+		"$JS.API.STREAM.SNAPSHOT.EVENTS":        `{"deliver_subject":"relay.inbox.11.x"}`,
+		"$JS.API.STREAM.RESTORE.EVENTS":         "{}",
 		"$JS.API.STREAM.LEADER.STEPDOWN.EVENTS": "",
 		// Reading without a consumer.
 		"$JS.API.DIRECT.GET.relay_events": `{"seq":1}`, "$JS.API.DIRECT.GET.EVENTS": `{"seq":1}`,
@@ -89,7 +92,8 @@ func wishes(me, other string) map[string]string {
 	}
 	// Push consumers that deliver into the relay's state, and onto the live subjects.
 	for _, stream := range []string{"EVENTS", "relay_events", "KV_relay_tokens"} {
-		for i, deliver := range []string{"$KV.relay_tokens.x", "relay.inbox.11.x", "audatex.leeds.parts.order.updated.x"} {
+		for i, deliver := range []string{"$KV.relay_tokens.x", "relay.inbox.11.x",
+			"audatex.leeds.parts.order.updated.x"} {
 			for _, name := range []string{fmt.Sprintf("push%d", i), me} {
 				body := fmt.Sprintf(push, stream, name, deliver)
 				m["$JS.API.CONSUMER.CREATE."+stream] = body
@@ -317,8 +321,8 @@ func (g *target) bend() {
 	for _, reply := range []string{
 		"audatex.leeds.parts.order.updated.x", "audatex.york.x", "relay.inbox.11.x", "$KV.relay_tokens.x",
 		"relay.publish.leeds.x", "$JS.API.STREAM.DELETE.EVENTS",
-		"$JS.API.STREAM.PURGE.EVENTS", "$JS.API.CONSUMER.DELETE.EVENTS." + g.other, "relay.readers." + g.other + ".delete",
-		"_INBOX.x", "$SYS.REQ.SERVER.PING",
+		"$JS.API.STREAM.PURGE.EVENTS", "$JS.API.CONSUMER.DELETE.EVENTS." + g.other,
+		"relay.readers." + g.other + ".delete", "_INBOX.x", "$SYS.REQ.SERVER.PING",
 	} {
 		for subject, body := range map[string]string{
 			"$JS.API.CONSUMER.MSG.NEXT.EVENTS." + g.reader:                `{"batch":5,"no_wait":true}`,
@@ -336,9 +340,11 @@ func (g *target) bend() {
 	}
 	// What the relay does on request cannot be turned into more.
 	for _, body := range []string{
-		`{"deliverSubject":"relay.inbox.11.x"}`, `{"deliver_subject":"$KV.relay_tokens.x"}`, `{"name":"` + g.other + `"}`,
+		`{"deliverSubject":"relay.inbox.11.x"}`, `{"deliver_subject":"$KV.relay_tokens.x"}`,
+		`{"name":"` + g.other + `"}`,
 		`{"filterSubjects":["$KV.>"]}`,
-		`{"filterSubjects":["audatex.a..b"]}`, `{"filterSubjects":["audatex.>","audatex.leeds.>"]}`, `{"ackWaitSeconds":-1}`,
+		`{"filterSubjects":["audatex.a..b"]}`, `{"filterSubjects":["audatex.>","audatex.leeds.>"]}`,
+		`{"ackWaitSeconds":-1}`,
 		`{"maxAckPending":100000}`, `{`, `[]`,
 		`{"startFrom":"yesterday"}`,
 	} {

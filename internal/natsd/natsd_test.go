@@ -197,11 +197,13 @@ func TestASubscriberCanReachNothingOfTheRelays(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, subject := range []string{
-			"audatex.leeds.parts.order.updated." + order, "relay.publish.leeds.parts.order.updated." + order, "relay.inbox.32.a",
+			"audatex.leeds.parts.order.updated." + order, "relay.publish.leeds.parts.order.updated." + order,
+			"relay.inbox.32.a",
 			"relay.attempts.a",
 			"$KV.relay_tokens.a", "$KV.relay_callbacks.a", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.relay_events",
 			"$JS.API.STREAM.DELETE.relay_events",
-			"$JS.API.CONSUMER.CREATE.relay_events", "$JS.API.STREAM.MSG.GET.relay_inbox", "$JS.API.DIRECT.GET.relay_events",
+			"$JS.API.CONSUMER.CREATE.relay_events", "$JS.API.STREAM.MSG.GET.relay_inbox",
+			"$JS.API.DIRECT.GET.relay_events",
 			"$JS.API.STREAM.PURGE.KV_relay_tokens",
 			"$SYS.REQ.SERVER.PING", "anything",
 		} {

@@ -46,7 +46,8 @@ func (r *Reconciler) survey(ctx context.Context, connection string, run relay.Re
 		if !ok {
 			continue
 		}
-		entries[e.Key] = openOrder{e.Key, site, order, r.cfg.now().Sub(e.Value.ListedAt).Abs() < listedLately, e.Revision}
+		entries[e.Key] = openOrder{e.Key, site, order,
+			r.cfg.now().Sub(e.Value.ListedAt).Abs() < listedLately, e.Revision}
 	}
 	left := run.Left(keys)
 	due := make([]bool, len(left))

@@ -96,10 +96,11 @@ func TestPagesOfLargeEventsAreSmall(t *testing.T) {
 		first int // events of the first page at most
 		want  int // of the later ones
 	}{
-		"all, large":        {size: size, first: capacity.FirstEvents, want: capacity.PageBytes / size},
-		"all, small":        {size: 100, first: capacity.FirstEvents, want: capacity.PageEvents},
-		"larger than fits":  {size: 3 * capacity.PageBytes, first: capacity.FirstEvents, want: 1},
-		"one by one, large": {size: size, only: newPositions(), first: capacity.FirstEvents, want: capacity.PageBytes / size},
+		"all, large":       {size: size, first: capacity.FirstEvents, want: capacity.PageBytes / size},
+		"all, small":       {size: 100, first: capacity.FirstEvents, want: capacity.PageEvents},
+		"larger than fits": {size: 3 * capacity.PageBytes, first: capacity.FirstEvents, want: 1},
+		"one by one, large": {size: size, only: newPositions(), first: capacity.FirstEvents,
+			want: capacity.PageBytes / size},
 		"one by one, small": {size: 100, only: newPositions(), first: capacity.FirstEvents, want: getMost},
 	} {
 		log := &largeLog{body: make([]byte, tc.size), last: events}

@@ -122,10 +122,12 @@ func newSimWorld(t *rapid.T) *simWorld {
 		Generation:    "one",
 		RatePerSecond: rapid.SampledFrom([]float64{0, 0, 8, 0.4}).Draw(t, "rate"),
 	}, relay.Client{ID: "shop", AllSites: true}))
-	s.doc = relay.Replay{ID: "again", Callback: "bms", CallbackGeneration: "one", Client: "shop", From: 1, Through: uint64(len(s.log.events)), State: relay.ReplayRunning}
+	s.doc = relay.Replay{ID: "again", Callback: "bms", CallbackGeneration: "one", Client: "shop", From: 1,
+		Through: uint64(len(s.log.events)), State: relay.ReplayRunning}
 	s.r = &Replayer{
 		c:      Config{Log: slog.New(slog.DiscardHandler), Schedule: DefaultSchedule, Callbacks: s},
-		target: func(string) *delivery.Target { return s.target.Load() }, make: s.make, bodies: capacity.NewBodies(1 << 20),
+		target: func(string) *delivery.Target { return s.target.Load() }, make: s.make,
+		bodies: capacity.NewBodies(1 << 20),
 		memory: capacity.NewMemory(int64(rapid.SampledFrom([]int{1, 1 << 20}).Draw(t, "memory"))),
 	}
 	s.r.metrics = newMetrics(nil, s.r)

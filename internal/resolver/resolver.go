@@ -48,7 +48,8 @@ type Publisher interface {
 	Operational(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any) error
 	// Once is Operational for what must be published only once: an event since a time with equal details
 	// under the keys by is the same.
-	Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any, since time.Time, by ...string) error
+	Once(ctx context.Context, site string, kind relay.Kind, id, message string, details map[string]any,
+		since time.Time, by ...string) error
 }
 
 const (

@@ -81,7 +81,8 @@ func (m *Member) free(next *deadline) (shards []int, puts []store.Put[store.Owne
 		shards, before = append(shards, n), append(before, s)
 		puts = append(puts, store.Put[store.Owner]{
 			Key: store.LeaseKey(n), Revision: s.revision, TTL: m.conf.ttl,
-			Value: store.Owner{Lease: &store.Lease{Replica: m.me.replica, Nonce: m.me.nonce, Epoch: m.shards[n].minEpoch + 1}},
+			Value: store.Owner{
+				Lease: &store.Lease{Replica: m.me.replica, Nonce: m.me.nonce, Epoch: m.shards[n].minEpoch + 1}},
 		})
 	}
 	return shards, puts, before

@@ -82,6 +82,7 @@ func (m *Member) withdraw(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.callTimeout())
 	defer cancel()
 	if err := m.conf.Store.Owners.Remove(ctx, []store.Removal{{Key: m.key}})[0].Err; err != nil {
-		m.conf.Log.Warn("the member record is not removed; it goes by itself", "after", m.conf.ttl.String(), "error", err)
+		m.conf.Log.Warn("the member record is not removed; it goes by itself", "after",
+			m.conf.ttl.String(), "error", err)
 	}
 }

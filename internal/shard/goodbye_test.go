@@ -53,7 +53,8 @@ func TestWhatWasReleasedBeforeAWatchBeganIsNoLoss(t *testing.T) {
 	stored := func(n int, ttl time.Duration) store.Entry[store.Owner] {
 		t.Helper()
 		put := store.Put[store.Owner]{
-			Key: store.LeaseKey(n), Value: store.Owner{Lease: &store.Lease{Replica: "b", Nonce: "x", Epoch: 7}}, TTL: ttl,
+			Key: store.LeaseKey(n), Value: store.Owner{Lease: &store.Lease{Replica: "b", Nonce: "x", Epoch: 7}},
+			TTL: ttl,
 		}
 		result := owners.PutAll(t.Context(), []store.Put[store.Owner]{put})[0]
 		if result.Err != nil {
@@ -64,7 +65,8 @@ func TestWhatWasReleasedBeforeAWatchBeganIsNoLoss(t *testing.T) {
 	const released, meanwhile, vanished, nothing = 1, 2, 3, 4
 	listed := []store.Entry[store.Owner]{
 		stored(released, time.Minute), stored(meanwhile, time.Minute), stored(vanished, time.Second),
-		{Key: store.LeaseKey(nothing), Value: store.Owner{Lease: &store.Lease{Replica: "b", Nonce: "x", Epoch: 7}}, Revision: 1},
+		{Key: store.LeaseKey(nothing), Value: store.Owner{Lease: &store.Lease{Replica: "b", Nonce: "x", Epoch: 7}},
+			Revision: 1},
 	}
 	for _, e := range listed[:2] {
 		if err := owners.Delete(t.Context(), e.Key, e.Revision); err != nil {

@@ -80,7 +80,8 @@ func (m *Member) returned(h *ownedShard) {
 	h.cancel()
 	h.lease.end()
 	h.finished = true
-	if !h.draining { // it had a reason, and logged it: other shards must not wait, and it must not be called again at once
+	// it had a reason, and logged it: other shards must not wait, and it must not be called again at once
+	if !h.draining {
 		m.shards[h.lease.shard].notBefore = time.Now().Add(m.conf.renew)
 	}
 	m.wake.Set()

@@ -279,7 +279,8 @@ func TestWorkThatReturnsIsCalledAgain(t *testing.T) {
 
 func TestLeasesThatCannotBeKeptAreRefused(t *testing.T) {
 	t.Parallel()
-	for _, c := range []Config{{ttl: 1500 * time.Millisecond, renew: 100 * time.Millisecond}, {ttl: 2 * time.Second, renew: time.Second}} {
+	for _, c := range []Config{{ttl: 1500 * time.Millisecond, renew: 100 * time.Millisecond},
+		{ttl: 2 * time.Second, renew: time.Second}} {
 		if _, err := Join(t.Context(), c); err == nil {
 			t.Errorf("joined with leases of %s renewed every %s", c.ttl, c.renew)
 		}

@@ -191,23 +191,27 @@ func (e *Events) ScanSince(ctx context.Context, since time.Time, filters []strin
 // ScanHeads is Scan without the events' bodies.
 func (e *Events) ScanHeads(ctx context.Context, from uint64, filters []string, max int) ([]Stored, bool, error) {
 	var all uint64
-	return e.collect(e.s.scanCounted(ctx, e.s.topo.Events(), headersOnly, from, time.Time{}, unfiltered(filters), max, &all))
+	return e.collect(e.s.scanCounted(ctx, e.s.topo.Events(), headersOnly, from, time.Time{},
+		unfiltered(filters), max, &all))
 }
 
 // ScanWithin is Scan that keeps the bodies of the first events only, as many as have so many bytes, and one in any
 // case. The others come without: what is asked for may turn out to be far larger than was expected.
-func (e *Events) ScanWithin(ctx context.Context, from uint64, filters []string, max, bytes int) ([]Stored, bool, error) {
+func (e *Events) ScanWithin(
+	ctx context.Context, from uint64, filters []string, max, bytes int,
+) ([]Stored, bool, error) {
 	var events []Stored
 	var all uint64
 	kept := 0
 	filters = unfiltered(filters)
-	more, err := e.s.scanEach(ctx, e.s.topo.Events(), wholeMessages, from, time.Time{}, filters, max, &all, func(m Message) {
-		ev := AsEvent(m)
-		if kept += len(ev.Body); kept > bytes && len(events) > 0 {
-			ev.Body = nil
-		}
-		events = append(events, ev)
-	})
+	more, err := e.s.scanEach(ctx, e.s.topo.Events(), wholeMessages, from, time.Time{}, filters,
+		max, &all, func(m Message) {
+			ev := AsEvent(m)
+			if kept += len(ev.Body); kept > bytes && len(events) > 0 {
+				ev.Body = nil
+			}
+			events = append(events, ev)
+		})
 	if err != nil {
 		return nil, false, err
 	}

@@ -32,7 +32,8 @@ func checkHeads(t *testing.T, s *store.Store) {
 		connections = append(connections, id)
 		want[id] = 0
 		for range n % 3 {
-			seq, err := s.Inbox.Append(t.Context(), store.Page{PollID: fmt.Sprint(id, "-", want[id]), Connection: id, ReceivedAt: time.Now(), Body: []byte("[1]")})
+			seq, err := s.Inbox.Append(t.Context(), store.Page{PollID: fmt.Sprint(id, "-", want[id]), Connection: id,
+				ReceivedAt: time.Now(), Body: []byte("[1]")})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -79,7 +80,8 @@ func TestAPageInTheWrongShardIsNobodys(t *testing.T) {
 	if p, err := o.Inbox.Last(t.Context(), "a"); err != nil || p.Seq != own {
 		t.Errorf("the last page is %+v, %v", p, err)
 	}
-	if pages, more, err := o.Inbox.Scan(t.Context(), "a", 1, 10); err != nil || more || len(pages) != 1 || pages[0].Seq != own {
+	if pages, more, err := o.Inbox.Scan(t.Context(), "a", 1, 10); err != nil || more ||
+		len(pages) != 1 || pages[0].Seq != own {
 		t.Errorf("pages %+v, more %v, %v", pages, more, err)
 	}
 	connections := []string{"a"}

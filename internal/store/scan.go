@@ -154,7 +154,8 @@ func (s *Store) scanEach(
 		since = time.Time{}
 	}
 	c := jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters, HeadersOnly: bool(of),
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters,
+		HeadersOnly: bool(of),
 	}
 	if !since.IsZero() {
 		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &since

@@ -144,19 +144,27 @@ func TestSomebodyElsesStreamIsLeftAlone(t *testing.T) {
 		name, says string
 		config     jetstream.StreamConfig
 	}{
-		{"subjects", `stream relay_inbox is not the relay's and is left alone: .*subjects is ["orders.>"], wanted ["relay.inbox.*.*"]`, jetstream.StreamConfig{Name: "relay_inbox", Subjects: []string{"orders.>"}}},
-		{"storage", `storage is "memory", wanted "file"`, jetstream.StreamConfig{Name: "relay_inbox", Subjects: []string{"relay.inbox.*.*"}, Storage: jetstream.MemoryStorage}},
-		{"retention", `retention is "workqueue", wanted "limits"`, jetstream.StreamConfig{Name: "relay_inbox", Subjects: []string{"relay.inbox.*.*"}, Retention: jetstream.WorkQueuePolicy}},
-		{"mirror", `mirror is {`, jetstream.StreamConfig{Name: "relay_inbox", Mirror: &jetstream.StreamSource{Name: "origin"}}},
-		{"sources", `sources is [`, jetstream.StreamConfig{Name: "KV_relay_orders", Sources: []*jetstream.StreamSource{{Name: "origin"}}}},
+		{"subjects",
+			`stream relay_inbox is not the relay's and is left alone: .*subjects is ["orders.>"], wanted ["relay.inbox.*.*"]`, jetstream.StreamConfig{Name: "relay_inbox", Subjects: []string{"orders.>"}}},
+		{"storage", `storage is "memory", wanted "file"`, jetstream.StreamConfig{Name: "relay_inbox",
+			Subjects: []string{"relay.inbox.*.*"}, Storage: jetstream.MemoryStorage}},
+		{"retention", `retention is "workqueue", wanted "limits"`, jetstream.StreamConfig{Name: "relay_inbox",
+			Subjects: []string{"relay.inbox.*.*"}, Retention: jetstream.WorkQueuePolicy}},
+		{"mirror", `mirror is {`,
+			jetstream.StreamConfig{Name: "relay_inbox", Mirror: &jetstream.StreamSource{Name: "origin"}}},
+		{"sources", `sources is [`,
+			jetstream.StreamConfig{Name: "KV_relay_orders", Sources: []*jetstream.StreamSource{{Name: "origin"}}}},
 		{"plain", `left alone`, jetstream.StreamConfig{Name: "relay_attempts", Subjects: []string{"relay.attempts.*"}}},
-		{"overlap", `its subjects [relay.inbox.*.*] belong to stream other, which is not the relay's`, jetstream.StreamConfig{Name: "other", Subjects: []string{"relay.>"}}},
-		{"mark", `metadata.audatex-relay is "two", wanted a version`, jetstream.StreamConfig{Name: "relay_inbox", Subjects: []string{"relay.inbox.*.*"}, Metadata: map[string]string{"audatex-relay": "two"}}},
+		{"overlap", `its subjects [relay.inbox.*.*] belong to stream other, which is not the relay's`,
+			jetstream.StreamConfig{Name: "other", Subjects: []string{"relay.>"}}},
+		{"mark", `metadata.audatex-relay is "two", wanted a version`, jetstream.StreamConfig{Name: "relay_inbox",
+			Subjects: []string{"relay.inbox.*.*"}, Metadata: map[string]string{"audatex-relay": "two"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			_, js := open(t)
-			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "origin", Subjects: []string{"origin"}}); err != nil {
+			if _, err := js.CreateStream(t.Context(),
+				jetstream.StreamConfig{Name: "origin", Subjects: []string{"origin"}}); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := js.CreateStream(t.Context(), c.config); err != nil {
@@ -232,7 +240,8 @@ func TestTheHolderOfOurSubjectsIsNamed(t *testing.T) {
 	t.Parallel()
 	_, js := open(t)
 	for name, subject := range map[string]string{"other": "relay.inbox.32.a", "mirror-of-keys": "$KV.relay_orders.>"} {
-		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: name, Subjects: []string{subject}}); err != nil {
+		if _, err := js.CreateStream(t.Context(),
+			jetstream.StreamConfig{Name: name, Subjects: []string{subject}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -408,7 +417,8 @@ func TestReplicasAreRaisedNotLowered(t *testing.T) {
 	}
 	three := table
 	three.Replicas = 3
-	if f := found(t, js, three, "relay_inbox"); f.State != topology.StateDiffers || f.Differences[0].String() != "num_replicas is 1, wanted 3" {
+	if f := found(t, js, three, "relay_inbox"); f.State != topology.StateDiffers ||
+		f.Differences[0].String() != "num_replicas is 1, wanted 3" {
 		t.Fatalf("%+v", f)
 	}
 	apply(t, js, three)

@@ -196,7 +196,8 @@ func (t Topology) Streams() []jetstream.StreamConfig {
 	inbox := log(t.Inbox(), t.AllPages(), "One message per page of the vendor's queue that carried something")
 	inbox.Duplicates = min(2*time.Minute, t.Retention)
 	events := log(t.Events(), t.PublishSubject(AllEvents), "The public log of events")
-	events.SubjectTransform = &jetstream.SubjectTransformConfig{Source: t.PublishSubject(AllEvents), Destination: AllEvents}
+	events.SubjectTransform = &jetstream.SubjectTransformConfig{Source: t.PublishSubject(AllEvents),
+		Destination: AllEvents}
 	events.RePublish = &jetstream.RePublish{Source: AllEvents, Destination: AllEvents}
 	attempts := log(t.Attempts(), t.AttemptsSubject("*"), "Every attempt of every delivery, in batches")
 	audit := log(t.Audit(), t.AuditSubject("*"), "Who requested which change by the API")

@@ -34,8 +34,8 @@ func TestInboxSubjects(t *testing.T) {
 	for _, subject := range []string{
 		"", "leeds", "relay.inbox", "relay.inbox.leeds", "relay.inbox.56", "relay.inbox.56.", "relay.inbox..leeds",
 		"relay.inbox.056.leeds", "relay.inbox.+56.leeds", "relay.inbox.x.leeds", "relay.inbox.56.x.leeds",
-		"relay.inbox.56.leeds.x", "other.inbox.56.leeds", "relay.attempts.56.leeds", "relay.inbox.25.", "relay.inbox.49.*",
-		table.ShardPages(56), table.AllPages(),
+		"relay.inbox.56.leeds.x", "other.inbox.56.leeds", "relay.attempts.56.leeds", "relay.inbox.25.",
+		"relay.inbox.49.*", table.ShardPages(56), table.AllPages(),
 	} {
 		if got, ok := table.ParseInboxSubject(subject); ok || got != "" {
 			t.Errorf("%q is taken for %q", subject, got)

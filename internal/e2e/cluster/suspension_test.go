@@ -15,7 +15,8 @@ func TestASuspendedRelayReadsTheAnswerThatCameMeanwhile(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{
 		replicas: 1, sites: 2, vendor: sandbox.Config{Seed: 5},
-		faults: []sandbox.Faults{{ShareLatency: 1, Latency: 500 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpPoll}}},
+		faults: []sandbox.Faults{
+			{ShareLatency: 1, Latency: 500 * time.Millisecond, Operations: []sandbox.Operation{sandbox.OpPoll}}},
 	})
 	w.newReceivers()
 	w.start()

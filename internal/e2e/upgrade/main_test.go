@@ -32,7 +32,8 @@ func release(t *testing.T, formats int) string {
 	return programs.Made(t, strconv.Itoa(formats), func(path string) error {
 		var flags []string
 		if formats != topology.Formats {
-			flags = []string{"-ldflags", fmt.Sprintf("-X github.com/audatex-relay/relay/internal/topology.formatsForTests=%d", formats)}
+			flags = []string{"-ldflags",
+				fmt.Sprintf("-X github.com/audatex-relay/relay/internal/topology.formatsForTests=%d", formats)}
 		}
 		return harness.Build(t.Context(), root, "./cmd/relay", path, flags...)
 	})
