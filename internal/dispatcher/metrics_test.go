@@ -1,8 +1,10 @@
 package dispatcher_test
 
 import (
+	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -85,7 +87,9 @@ func TestOrdersInRetryAreShown(t *testing.T) {
 	})
 	b.register(callback("bms", r.URL))
 	reg := prometheus.NewRegistry()
-	b.start(func(c *dispatcher.Config) { c.Metrics = reg })
+	b.start(func(c *dispatcher.Config) { // no wait is long, however many attempts are made before the circuit opens
+		c.Metrics, c.Schedule = reg, slices.Repeat([]time.Duration{100 * time.Millisecond}, 1000)
+	})
 	b.publish("leeds", 1)
 	b.publish("leeds", 2)
 	b.publish("york", 3)
