@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -44,11 +45,22 @@ func startDemo(t *testing.T, args ...string) *runningDemo {
 	return d
 }
 
+// next reads a line, which must fit on a terminal of 100 columns, and reports whether there was one.
+func (d *runningDemo) next() bool {
+	if !d.lines.Scan() {
+		return false
+	}
+	if line := d.lines.Text(); utf8.RuneCountInString(line) > 100 {
+		d.t.Errorf("a line of %d columns: %s", utf8.RuneCountInString(line), line)
+	}
+	return true
+}
+
 // until reads lines until one matches and returns its groups.
 func (d *runningDemo) until(pattern string) []string {
 	d.t.Helper()
 	want := regexp.MustCompile(pattern)
-	for d.lines.Scan() {
+	for d.next() {
 		if found := want.FindStringSubmatch(d.lines.Text()); found != nil {
 			return found
 		}
@@ -59,7 +71,7 @@ func (d *runningDemo) until(pattern string) []string {
 
 // end reads to the end and returns the exit code.
 func (d *runningDemo) end() int {
-	for d.lines.Scan() {
+	for d.next() {
 		continue
 	}
 	return <-d.ended
@@ -90,7 +102,7 @@ func TestWhatTheDemoPrintsWorks(t *testing.T) {
 	drained := make(chan []string, 1)
 	go func() { // the demo must be able to go on printing
 		var rest []string
-		for d.lines.Scan() {
+		for d.next() {
 			rest = append(rest, d.lines.Text())
 		}
 		drained <- rest
