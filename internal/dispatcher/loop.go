@@ -55,13 +55,11 @@ func newLoop(run, life context.Context, d *Dispatcher, lease *shard.Lease) *loop
 	}
 }
 
-// send sends the loop a message. It returns false if the loop has ended.
-func (l *loop) send(m message) bool {
+// send sends the loop a message, unless the loop has ended.
+func (l *loop) send(m message) {
 	select {
 	case l.messages <- m:
-		return true
 	case <-l.closed:
-		return false
 	}
 }
 

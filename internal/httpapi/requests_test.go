@@ -216,7 +216,7 @@ func TestRateIsLimitedPerKey(t *testing.T) {
 	}
 }
 
-// Without other settings a key may make as many requests as docs/operations.md says: 200 at once after a rest, and 50
+// Without other settings a key may make as many requests as docs/operations.md names: 200 at once after a rest, and 50
 // in each second.
 func TestTheUsualRateOfAKey(t *testing.T) {
 	t.Parallel()
@@ -226,7 +226,7 @@ func TestTheUsualRateOfAKey(t *testing.T) {
 			after time.Duration
 			want  int
 		}{{0, 200}, {time.Second, 50}, {3 * time.Second, 150}, {time.Hour, 200}} {
-			time.Sleep(c.after)
+			time.Sleep(c.after) //nolint:forbidigo // virtual time
 			n := 0
 			for f.api.limits.allow("key") {
 				n++
