@@ -2,6 +2,8 @@ package natstest
 
 import (
 	"net"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -44,8 +46,30 @@ func (l *Limited) URL() string { return l.server.ClientURL() }
 // waits until Conn is back.
 func (l *Limited) Restart(maxPayload int32) {
 	l.t.Helper()
+	l.restart(maxPayload, func() {})
+}
+
+// Copy returns a directory with what it has stored so far, for Lose.
+func (l *Limited) Copy() string {
+	l.t.Helper()
+	dir := filepath.Join(l.t.TempDir(), "copy")
+	if err := os.CopyFS(dir, os.DirFS(l.dir)); err != nil {
+		l.t.Fatal(err)
+	}
+	return dir
+}
+
+// Lose is Restart after a power cut that took everything written since the copy was made.
+func (l *Limited) Lose(maxPayload int32, since string) {
+	l.t.Helper()
+	l.restart(maxPayload, func() { l.dir = since })
+}
+
+func (l *Limited) restart(maxPayload int32, meanwhile func()) {
+	l.t.Helper()
 	port := l.server.Addr().(*net.TCPAddr).Port
 	l.stop()
+	meanwhile()
 	l.start(maxPayload, port)
 	for deadline := time.Now().Add(30 * time.Second); !l.conn.IsConnected() ||
 		l.conn.MaxPayload() != int64(maxPayload); {

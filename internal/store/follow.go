@@ -29,6 +29,10 @@ const (
 	sayAgain = 600 * time.Millisecond
 	// maxSaid is how many announcements may wait to be read.
 	maxSaid = 4096
+	// checkEvery is how often a watch checks that its bucket still has what was shown, checkSoon how
+	// often after its connection was away, until it could be checked.
+	checkEvery = time.Minute
+	checkSoon  = time.Second
 )
 
 // announce publishes to the watchers of the bucket that a document was written. Where the message
@@ -45,7 +49,8 @@ func (b *Bucket[T]) announce(key string, revision uint64) {
 // Watch calls each with every document there is, then ready once, then each with every change,
 // until ctx ends. It runs in the caller's goroutine. When ready is called, each has received
 // everything that the bucket's leader has. A removal may come without its marker, at the revision
-// of the document. Then nothing above that revision was reported before.
+// of the document. Then nothing above that revision was reported before. Watch ends with errLost when
+// the bucket has lost what was shown.
 func (b *Bucket[T]) Watch(
 	ctx context.Context, each func(Entry[T]), ready func(), bad func(key string, err error),
 ) error {
@@ -67,6 +72,10 @@ func (b *Bucket[T]) Watch(
 		defer tick.Stop()
 		again = tick.C
 	}
+	check := time.NewTicker(checkEvery)
+	defer check.Stop()
+	back := b.s.conn.StatusChanged(nats.CONNECTED)
+	defer b.s.conn.RemoveStatusListener(back)
 	w, err := b.kv.WatchAll(ctx)
 	if err != nil {
 		return fmt.Errorf("watch bucket %s: %w", b.name, classify(err))
@@ -76,6 +85,16 @@ func (b *Bucket[T]) Watch(
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-back:
+			check.Reset(checkSoon)
+		case <-check.C:
+			switch last, err := b.last(ctx); {
+			case err != nil: // it is checked again
+			case last < f.upTo:
+				return fmt.Errorf("watch bucket %s: %w: it ends at revision %d, and %d was shown", b.name, errLost, last, f.upTo)
+			default:
+				check.Reset(checkEvery)
+			}
 		case m := <-said:
 			f.announced(m)
 		case <-f.timer.C:
@@ -110,6 +129,10 @@ func (b *Bucket[T]) Watch(
 		}
 	}
 }
+
+// errLost reports that a bucket's server has lost the last writes, as in a power cut. It gives their
+// revisions out again, and a watch that goes on would show none of what is written under them.
+var errLost = errors.New("the server has lost what was written last")
 
 // KeepWatching calls watch again and again until ctx ends, and waits between. It logs why a watch of
 // what the text names has ended, unless it was cancelled.

@@ -113,13 +113,24 @@ func (s *Store) behind(
 // Now returns the time by the clock of the bucket's leader. Only that clock, which gave a document its
 // time, shows how old the document is.
 func (b *Bucket[T]) Now(ctx context.Context) (time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
-	defer cancel()
-	var info jetstream.StreamInfo
-	if err := jsapi.Call(ctx, b.s.js, "STREAM.INFO.KV_"+b.name, struct{}{}, &info); err != nil {
+	info, err := b.info(ctx)
+	if err != nil {
 		return time.Time{}, fmt.Errorf("read the clock of bucket %s: %w", b.name, classify(err))
 	}
 	return info.TimeStamp, nil
+}
+
+// last returns the bucket's last revision, by its leader.
+func (b *Bucket[T]) last(ctx context.Context) (uint64, error) {
+	info, err := b.info(ctx)
+	return info.State.LastSeq, err
+}
+
+func (b *Bucket[T]) info(ctx context.Context) (info jetstream.StreamInfo, err error) {
+	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
+	defer cancel()
+	err = jsapi.Call(ctx, b.s.js, "STREAM.INFO.KV_"+b.name, struct{}{}, &info)
+	return info, err
 }
 
 // Present is what Current found under one key: Deleted with the marker's revision, or with 0 if

@@ -43,12 +43,16 @@ type Mirror[T any] struct {
 
 	changing sync.Mutex // held while a change is made and reported: they come one at a time
 	list     int        // how often all documents were listed, or began to be
+	// earlier is what was listed at lower revisions than are known, while the list is not complete.
+	// Then what is known has gone, with the last writes of a server that lost them.
+	earlier map[string]Entry[T]
 
 	mu     sync.RWMutex
 	docs   map[string]mirrored[T]
 	gone   map[string]uint64 // removed at these revisions, which the watch has still to show
 	groups groups
 	shown  uint64 // everything up to here the watch has shown
+	listed uint64 // the same, of the present list alone
 }
 
 type mirrored[T any] struct {
@@ -71,7 +75,10 @@ func (m *Mirror[T]) Run(ctx context.Context) {
 	wait := &backoff.Backoff{Least: 100 * time.Millisecond, Most: 5 * time.Second}
 	KeepWatching(ctx, m.c.Log, m.c.What, wait, func() error {
 		m.changing.Lock()
-		m.list++
+		m.list, m.earlier = m.list+1, map[string]Entry[T]{}
+		m.mu.Lock()
+		m.listed = 0
+		m.mu.Unlock()
 		m.changing.Unlock()
 		return m.c.Bucket.Watch(ctx, m.take, func() {
 			m.forget()
@@ -90,7 +97,7 @@ func (m *Mirror[T]) take(e Entry[T]) {
 	}
 	if !e.early {
 		m.mu.Lock()
-		m.shown = max(m.shown, e.Revision)
+		m.shown, m.listed = max(m.shown, e.Revision), max(m.listed, e.Revision)
 		if m.gone[e.Key] <= m.shown {
 			delete(m.gone, e.Key)
 		}
@@ -112,8 +119,9 @@ func (m *Mirror[T]) unreadable(key string, err error) {
 	}
 }
 
-// forget removes what was not among what was listed: it was removed while nobody watched. What was
-// written by this process since the list began is not old enough to be missed in it.
+// forget removes what was not among what was listed: it was removed while nobody watched, or was lost
+// with what had been written last. In the latter case what was listed holds. What was written by this
+// process since the list began is not old enough to be missed in it.
 func (m *Mirror[T]) forget() {
 	m.changing.Lock()
 	defer m.changing.Unlock()
@@ -126,8 +134,15 @@ func (m *Mirror[T]) forget() {
 	for _, d := range missed {
 		m.change(d.Key, d.Revision, nil)
 	}
+	for key, e := range m.earlier {
+		if _, there := m.docs[key]; !there {
+			m.change(key, e.Revision, &e)
+		}
+	}
+	m.earlier = nil
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.shown = m.listed
 	for key, revision := range m.gone { // the list is complete
 		if revision <= m.shown {
 			delete(m.gone, key)
@@ -169,6 +184,10 @@ func (m *Mirror[T]) set(key string, revision uint64, now *Entry[T], own bool) {
 	m.mu.RLock()
 	d, there := m.docs[key]
 	removed, gone := m.gone[key]
+	listed := m.earlier != nil && now != nil && !own
+	if e, ok := m.earlier[key]; ok && revision > e.Revision {
+		delete(m.earlier, key)
+	}
 	passed := own && !there && revision <= m.shown // the watch has shown it, and then its removal
 	m.mu.RUnlock()
 	switch {
@@ -180,9 +199,14 @@ func (m *Mirror[T]) set(key string, revision uint64, now *Entry[T], own bool) {
 			d.list = m.list
 			m.docs[key] = d
 			m.mu.Unlock()
+		} else if listed {
+			m.earlier[key] = *now
 		}
 		return
 	case !there && gone && revision <= removed:
+		if listed {
+			m.earlier[key] = *now
+		}
 		return
 	}
 	m.change(key, revision, now)

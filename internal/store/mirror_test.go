@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -346,4 +347,71 @@ func openStoreOn(t *testing.T, nc *nats.Conn) *store.Store {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// A server that loses what was written last, as in a power cut, gives the revisions of it out again. A mirror then has
+// what is stored, though it knew of later revisions, and what is written under them.
+func TestAMirrorFollowsAServerThatLostItsLastWrites(t *testing.T) {
+	t.Parallel()
+	const payload = 1 << 20
+	server := natstest.StartLimited(t, payload)
+	s, err := store.Open(t.Context(), store.Config{
+		Conn: server.Conn(), Topology: topology.Topology{Prefix: "relay", Replicas: 1, Retention: time.Hour},
+		Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var k known
+	m, _ := mirrorOf(t, s, &k)
+	has := func(want map[string]string) {
+		t.Helper()
+		got := map[string]string{}
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+			clear(got)
+			for _, key := range m.Keys("") {
+				if e, there := m.Get(key); there {
+					got[key] = e.Value.Site
+				}
+			}
+			k.mu.Lock()
+			heard := maps.Equal(k.docs, want)
+			k.mu.Unlock()
+			if heard && maps.Equal(got, want) {
+				return
+			}
+			<-time.After(5 * time.Millisecond)
+		}
+		t.Fatalf("the mirror has %v, and was heard to have %v, want %v", got, k.docs, want)
+	}
+	put := func(key, site string) uint64 {
+		t.Helper()
+		e := s.Connections.Current(t.Context(), []string{key})[0]
+		result := s.Connections.PutAll(t.Context(), []store.Put[relay.Connection]{
+			{Key: key, Value: relay.Connection{ID: key, Site: site}, Revision: e.Revision}})[0]
+		if e.Err != nil || result.Err != nil {
+			t.Fatal(e.Err, result.Err)
+		}
+		return result.Seq
+	}
+	put("changed", "before")
+	removed := put("removed", "before")
+	has(map[string]string{"changed": "before", "removed": "before"})
+	copied := server.Copy()
+	put("changed", "lost")
+	if err := s.Connections.Delete(t.Context(), "removed", removed); err != nil {
+		t.Fatal(err)
+	}
+	last := put("made", "lost")
+	has(map[string]string{"changed": "lost", "made": "lost"})
+
+	server.Lose(payload, copied)
+	has(map[string]string{"changed": "before", "removed": "before"})
+	if again := put("changed", "after"); again > last {
+		t.Errorf("written at revision %d, want one of those that were lost, up to %d", again, last)
+	}
+	has(map[string]string{"changed": "after", "removed": "before"})
+	if len(k.bad) > 0 {
+		t.Error(k.bad)
+	}
 }
