@@ -156,12 +156,14 @@ func (r *replica) draining() (n int) {
 func TestAReplicaThatComesAndGoesMovesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	a := w.start("a", steady)
+	// On a slow machine the newcomer stays for seconds, which must be less than a renewal's time here.
+	hurried := func(c *Config) { c.ttl, c.renew = 90*time.Second, 30*time.Second }
+	a := w.start("a", steady, hurried)
 	w.shared(a)
 	w.gapsSoFar()
 	b := w.open("b", store.Gate{})
 	for range 4 {
-		b.join(steady)
+		b.join(steady, hurried)
 		w.await("the newcomer to be seen", func() string {
 			if peers, _ := a.Members(); len(peers) == 2 {
 				return ""
