@@ -2,11 +2,49 @@ package shard
 
 import (
 	"log/slog"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/audatex-relay/relay/internal/store"
 )
+
+// A release whose request or response was lost is sent again, also at the end: nobody must wait for the lease to end.
+func TestReleasesThatAreLostAreSentAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var mu sync.Mutex
+	lost := map[string]int{} // requests by subject, from the moment on when work must return
+	gone := false
+	a := w.open("a", store.Gate{Before: func(write store.Write) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if !gone || !strings.Contains(write.Subject, "_owners.shard") || lost[write.Subject] == 2 {
+			return nil
+		}
+		lost[write.Subject]++
+		return store.ErrUnclear
+	}})
+	// Questions may take seconds, as they do on a slow machine: without a response the shards would be left to expire.
+	patient := func(c *Config) { c.ttl, c.renew = time.Minute, 8*time.Second }
+	a.join(patient)
+	reg := prometheus.NewRegistry()
+	w.shared(a)
+	b := w.start("b", patient, func(c *Config) { c.Metrics = reg })
+	w.shared(a, b)
+	mu.Lock()
+	gone = true
+	mu.Unlock()
+	a.leave()
+	<-a.left
+	t.Log("alone after", w.shared(b))
+	if n := counted(t, reg, "audatex_relay_lease_takeovers_total"); n > 0 || len(lost) < 32 {
+		t.Errorf("%v of %d shards were not released", n, len(lost))
+	}
+}
 
 // A watch that starts again lists what was released before. That is no sign of an owner that vanished.
 func TestWhatWasReleasedBeforeAWatchBeganIsNoLoss(t *testing.T) {
