@@ -2,8 +2,11 @@ package replay
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/audatex-relay/relay/internal/backoff"
 	"github.com/audatex-relay/relay/internal/capacity"
@@ -15,9 +18,20 @@ import (
 // its concurrency, and at least one.
 func shareOf(cb relay.Callback) int { return max(cb.Concurrency/4, 1) }
 
+// perCPU is how many attempts of replays a replica begins in a second for each of its CPUs. They take about a fifteenth
+// of it then, so that new events which happen beside them are delivered about as soon as alone. A hundredth of a second's
+// attempts may begin at once.
+const perCPU = 250
+
+// newPace returns the pace of all replays of a replica.
+func newPace(cpus int) *rate.Limiter {
+	return rate.NewLimiter(rate.Limit(perCPU*cpus), max(perCPU*cpus/100, 1))
+}
+
 // shares has what the replays of each callback may do together, beside its deliveries.
 type shares struct {
 	slots *capacity.Slots
+	pace  *rate.Limiter // of all of them
 
 	mu  sync.Mutex
 	all map[string]*share // by delivery.Target.Key
@@ -39,7 +53,7 @@ type share struct {
 }
 
 func newShares(slots *capacity.Slots) *shares {
-	return &shares{slots: slots, all: map[string]*share{}}
+	return &shares{slots: slots, pace: newPace(runtime.GOMAXPROCS(0)), all: map[string]*share{}}
 }
 
 // join adds a replay of a callback.
@@ -88,14 +102,18 @@ func (sh *share) perSecond(now time.Time) float64 {
 	return rate / 4
 }
 
-// take waits until an attempt may begin. One waits at a time, so that deliveries have one rival for what the rate
-// allows, however many replays there are. Release must be called when the attempt has ended.
+// take waits until an attempt may begin. One of a callback waits at a time, so that its deliveries have one rival for
+// what the rate allows, however many replays there are, and each callback has its turn in the pace of all. Release must
+// be called when the attempt has ended.
 func (sh *share) take(ctx context.Context) error {
 	select {
 	case sh.turn <- struct{}{}:
 		defer func() { <-sh.turn }()
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+	if err := sh.of.pace.Wait(ctx); err != nil {
+		return err
 	}
 	for {
 		for wait := sh.untilDue(); wait > 0 && ctx.Err() == nil; wait = sh.untilDue() {

@@ -3,6 +3,7 @@ package replay
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,6 +95,37 @@ func TestARaisedRateHoldsForWhatWaits(t *testing.T) {
 		second.Wait()
 		if waited := time.Since(began); waited > 2*longestWait {
 			t.Errorf("the second attempt began after %s", waited)
+		}
+	})
+}
+
+// All replays of a replica keep to one pace, in which each callback has its turn however many replays others have.
+func TestReplaysKeepToOnePace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		all := newShares(capacity.NewSlots(1000))
+		all.pace = newPace(1)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		var attempts [2]atomic.Int64
+		var replays sync.WaitGroup
+		for i, waiting := range []int{30, 2} {
+			key := string(rune('a' + i))
+			sh := all.join(&delivery.Target{Key: key, Callback: relay.Callback{ID: key, Client: "shop", Concurrency: 64}})
+			defer sh.leave()
+			for range waiting {
+				replays.Go(func() {
+					for sh.take(ctx) == nil {
+						attempts[i].Add(1)
+						sh.release()
+					}
+				})
+			}
+		}
+		replays.Wait()
+		a, b := attempts[0].Load(), attempts[1].Load()
+		if sum := a + b; sum < 10*perCPU-5 || sum > 10*perCPU+5 || a < sum*4/10 || b < sum*4/10 {
+			t.Errorf("%d and %d attempts in ten seconds", a, b)
 		}
 	})
 }

@@ -175,7 +175,7 @@ func (w *runner) load(ctx context.Context) (ready bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("select by how deliveries ended: %w", err)
 	}
-	w.sel = &selection{events: w.r.c.Store.Events, doc: &w.doc, only: only}
+	w.sel = &selection{events: w.r.c.Store.Events.Gently(), doc: &w.doc, only: only}
 	if !w.retarget() || w.sel.callback.Orphaned {
 		return false, errUnknown
 	}

@@ -38,7 +38,13 @@ const (
 )
 
 // Events is the public log.
-type Events struct{ s *Store }
+type Events struct {
+	s   *Store
+	how manner // in which scans read
+}
+
+// Gently returns the log with scans that hold up others as little as possible: they read a few events at a time.
+func (e *Events) Gently() *Events { return &Events{e.s, gently} }
 
 // Stored is an event as it is in the log: the bytes are what every reader gets.
 type Stored struct {
@@ -171,7 +177,7 @@ func (e *Events) LastOf(ctx context.Context, site, order string) (Stored, error)
 // Scan returns up to max events of the subject filters (none: all) from a position on, and whether
 // more are there.
 func (e *Events) Scan(ctx context.Context, from uint64, filters []string, max int) ([]Stored, bool, error) {
-	return e.collect(e.s.scan(ctx, e.s.topo.Events(), from, time.Time{}, unfiltered(filters), max))
+	return e.scan(ctx, e.how, from, time.Time{}, filters, max)
 }
 
 // unfiltered returns filters, or none for one that selects all: without a filter the server need not count what
@@ -185,14 +191,12 @@ func unfiltered(filters []string) []string {
 
 // ScanSince is Scan from a time on.
 func (e *Events) ScanSince(ctx context.Context, since time.Time, filters []string, max int) ([]Stored, bool, error) {
-	return e.collect(e.s.scan(ctx, e.s.topo.Events(), 0, since, filters, max))
+	return e.scan(ctx, e.how, 0, since, filters, max)
 }
 
 // ScanHeads is Scan without the events' bodies.
 func (e *Events) ScanHeads(ctx context.Context, from uint64, filters []string, max int) ([]Stored, bool, error) {
-	var all uint64
-	return e.collect(e.s.scanCounted(ctx, e.s.topo.Events(), headersOnly, from, time.Time{},
-		unfiltered(filters), max, &all))
+	return e.scan(ctx, e.how|headersOnly, from, time.Time{}, filters, max)
 }
 
 // ScanWithin is Scan that keeps the bodies of the first events only, as many as have so many bytes, and one in any
@@ -204,7 +208,7 @@ func (e *Events) ScanWithin(
 	var all uint64
 	kept := 0
 	filters = unfiltered(filters)
-	more, err := e.s.scanEach(ctx, e.s.topo.Events(), wholeMessages, from, time.Time{}, filters,
+	more, err := e.s.scanEach(ctx, e.s.topo.Events(), e.how, from, time.Time{}, filters,
 		max, &all, func(m Message) {
 			ev := AsEvent(m)
 			if kept += len(ev.Body); kept > bytes && len(events) > 0 {
@@ -224,7 +228,11 @@ func (e *Events) At(ctx context.Context, at time.Time) (uint64, error) {
 	return e.s.positionAt(ctx, e.s.topo.Events(), at)
 }
 
-func (e *Events) collect(messages []Message, more bool, err error) ([]Stored, bool, error) {
+func (e *Events) scan(
+	ctx context.Context, how manner, from uint64, since time.Time, filters []string, max int,
+) ([]Stored, bool, error) {
+	var all uint64
+	messages, more, err := e.s.scanCounted(ctx, e.s.topo.Events(), how, from, since, unfiltered(filters), max, &all)
 	if err != nil {
 		return nil, false, err
 	}
@@ -234,7 +242,7 @@ func (e *Events) collect(messages []Message, more bool, err error) ([]Stored, bo
 // Waiting returns how many events the filters select from a sequence on, and when the log took the
 // first of them.
 func (e *Events) Waiting(ctx context.Context, from uint64, filters []string) (n uint64, oldest time.Time, err error) {
-	first, _, err := e.s.scanCounted(ctx, e.s.topo.Events(), wholeMessages, from, time.Time{}, filters, 1, &n)
+	first, _, err := e.s.scanCounted(ctx, e.s.topo.Events(), e.how, from, time.Time{}, filters, 1, &n)
 	if err != nil || len(first) == 0 {
 		return 0, time.Time{}, err
 	}

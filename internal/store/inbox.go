@@ -184,7 +184,7 @@ func (i *Inbox) EachHead(ctx context.Context, connection, generation string, fro
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1),
 		FilterSubjects: []string{i.s.topo.InboxSubject(connection)}, HeadersOnly: true,
 	}
-	if _, _, err := i.s.readNow(ctx, i.s.topo.Inbox(), heads, countMost, func(m Message) {
+	if _, _, err := i.s.readNow(ctx, i.s.topo.Inbox(), heads, wholeMessages, countMost, func(m Message) {
 		if p := i.page(m); p.Generation == generation {
 			each(p)
 		}
@@ -308,7 +308,7 @@ func (i *Inbox) readHeads(ctx context.Context, heads map[string]uint64) error {
 	}
 	_, full, err := i.s.readNow(ctx, stream, jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: filters, HeadersOnly: true,
-	}, math.MaxUint64, note)
+	}, wholeMessages, math.MaxUint64, note)
 	if err != nil || full && i.s.topo.Replicas <= 1 {
 		return err
 	}

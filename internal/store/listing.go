@@ -77,7 +77,7 @@ func (b *Bucket[T]) Count(ctx context.Context, prefix string) (int, error) {
 		DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: []string{b.subject(prefix + ".>")},
 		HeadersOnly: true,
 	}
-	if _, _, err := b.s.readNow(ctx, "KV_"+b.name, last, math.MaxUint64, func(m Message) {
+	if _, _, err := b.s.readNow(ctx, "KV_"+b.name, last, wholeMessages, math.MaxUint64, func(m Message) {
 		if keys[m.Subject] = !isMarker(m.Header); !keys[m.Subject] {
 			delete(keys, m.Subject)
 		}

@@ -131,6 +131,48 @@ func TestNothingIsLostWhenAReaderStandsStill(t *testing.T) {
 	}
 }
 
+// Who reads gently gets the same, a few messages at a time.
+func TestWhatIsReadGentlyIsWhole(t *testing.T) {
+	t.Parallel()
+	_, nc := single(t, nil)
+	o := newOutage(t, nc, 1)
+	pulls, err := nc.SubscribeSync("$JS.API.CONSUMER.MSG.NEXT.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 100
+	var last uint64
+	for i := range n {
+		if last, err = o.Events.Publish(t.Context(), orderEvent(t, uint64(i+1)), store.InboxRef{}, last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, read := range []struct {
+		of    *store.Events
+		least int
+	}{{o.Events, 1}, {o.Events.Gently(), 4}} {
+		events, more, err := read.of.ScanWithin(t.Context(), 2, nil, n-2, 1<<20)
+		if err != nil || !more || len(events) != n-2 {
+			t.Fatalf("%d events, more %t: %v", len(events), more, err)
+		}
+		for i, ev := range events {
+			if ev.Seq != uint64(i+2) || len(ev.Body) == 0 {
+				t.Errorf("event %d is %d with %d bytes", i, ev.Seq, len(ev.Body))
+			}
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		times := 0
+		for _, err = pulls.NextMsg(0); err == nil; _, err = pulls.NextMsg(0) {
+			times++
+		}
+		if times < read.least || read.least == 1 && times > 2 {
+			t.Errorf("they were fetched in %d parts", times)
+		}
+	}
+}
+
 // While one document is overwritten all the time the server counts it as gone before it counts it
 // as there: its word that nothing is left must not be taken for the end of what nobody touches.
 func TestWhatNobodyTouchesIsListedBesideWhatIsOverwritten(t *testing.T) {

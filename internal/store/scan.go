@@ -113,20 +113,22 @@ func (s *Store) scan(
 // scanChunk is for how many messages a scan makes room at first.
 const scanChunk = 256
 
-// part is what of each message is read.
-type part bool
+// manner is how messages are read: headersOnly and gently, or neither.
+type manner uint8
 
 const (
-	wholeMessages part = false
-	headersOnly   part = true
+	wholeMessages manner = 0
+	headersOnly   manner = 1 << iota
+	// gently is a few messages at a time. What is on its way meanwhile has its turn in between.
+	gently
 )
 
 // scanCounted is scan; all is set to how many there are, regardless of most.
 func (s *Store) scanCounted(
-	ctx context.Context, stream string, of part, from uint64, since time.Time, filters []string, most int, all *uint64,
+	ctx context.Context, stream string, how manner, from uint64, since time.Time, filters []string, most int, all *uint64,
 ) ([]Message, bool, error) {
 	var messages []Message
-	more, err := s.scanEach(ctx, stream, of, from, since, filters, most, all, func(m Message) {
+	more, err := s.scanEach(ctx, stream, how, from, since, filters, most, all, func(m Message) {
 		if messages == nil {
 			messages = make([]Message, 0, min(most, scanChunk))
 		}
@@ -141,7 +143,7 @@ func (s *Store) scanCounted(
 // scanEach is scanCounted for one who does not keep all: it calls each with the messages as they
 // come, and returns whether more are there.
 func (s *Store) scanEach(
-	ctx context.Context, stream string, of part, from uint64, since time.Time, filters []string, most int, all *uint64,
+	ctx context.Context, stream string, how manner, from uint64, since time.Time, filters []string, most int, all *uint64,
 	each func(Message),
 ) (more bool, err error) {
 	fail := func(err error) (bool, error) { return false, fmt.Errorf("scan %s from %d: %w", stream, from, err) }
@@ -155,13 +157,13 @@ func (s *Store) scanEach(
 	}
 	c := jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), FilterSubjects: filters,
-		HeadersOnly: bool(of),
+		HeadersOnly: how&headersOnly != 0,
 	}
 	if !since.IsZero() {
 		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &since
 	}
 	came, last := 0, uint64(0)
-	there, full, err := s.readNow(ctx, stream, c, uint64(most), func(m Message) {
+	there, full, err := s.readNow(ctx, stream, c, how, uint64(most), func(m Message) {
 		came, last = came+1, m.Seq
 		each(m)
 	})

@@ -103,7 +103,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	s := &Store{conn: c.Conn, js: js, topo: c.Topology, gate: c.Gate, room: c.Room,
 		sealer: c.Sealer, health: newHealth(c.Log)}
-	s.Inbox, s.Events, s.Attempts, s.Audit = &Inbox{s}, &Events{s}, &Attempts{s}, &Audit{s}
+	s.Inbox, s.Events, s.Attempts, s.Audit = &Inbox{s}, &Events{s: s}, &Attempts{s}, &Audit{s}
 	s.Tokens = &Tokens{}
 	for _, open := range []func(context.Context) error{
 		openInto(s, &s.Connections, topology.Connections, jsonCodec[relay.Connection]{}),
