@@ -51,7 +51,7 @@ func (b *bench) isolationOfTwo() {
 	beside := phase("beside")
 	sayLatency("healthy_alone", alone)
 	sayLatency("healthy_beside_dead_failing_slow", beside)
-	sayDifference("isolation", alone, beside)
+	sayDifference("isolation", alone, beside, 5)
 }
 
 // isolationOfFifty delivers a log to fifty healthy callbacks, as fast as it goes, and then what
@@ -80,7 +80,7 @@ func (b *bench) isolationOfFifty() {
 		verdict(beside.rate >= 0.9*alone.rate))
 	sayLatency("isolation_50_alone", alone.latency)
 	sayLatency("isolation_50_beside_50_dead", beside.latency)
-	sayDifference("isolation_50", alone.latency, beside.latency)
+	sayDifference("isolation_50", alone.latency, beside.latency, 5)
 	cpu, peak := relay.usage()
 	say("isolation_50_cpu_seconds", "%.1f", cpu)
 	say("isolation_50_peak_memory_mib", "%.0f", peak)

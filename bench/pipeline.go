@@ -60,9 +60,9 @@ func sayLatency(name string, s seen) {
 }
 
 // sayDifference prints by how much the 99th percentile is larger beside something else than alone: it may be by a
-// tenth, or 5 ms.
-func sayDifference(name string, alone, beside seen) {
-	difference, allowed := beside.P99-alone.P99, max(alone.P99*0.1, 5)
+// tenth, or by so many milliseconds.
+func sayDifference(name string, alone, beside seen, milliseconds float64) {
+	difference, allowed := beside.P99-alone.P99, max(alone.P99*0.1, milliseconds)
 	say(name+"_p99_difference_ms", "%.2f (at most %.2f: %s)", difference, allowed, verdict(difference <= allowed))
 }
 

@@ -18,7 +18,7 @@ import (
 // its concurrency, and at least one.
 func shareOf(cb relay.Callback) int { return max(cb.Concurrency/4, 1) }
 
-// perCPU is how many attempts of replays a replica begins in a second for each of its CPUs. They take about a fifteenth
+// perCPU is how many attempts of replays a replica begins in a second for each of its CPUs. They take about a twentieth
 // of it then, so that new events which happen beside them are delivered about as soon as alone. A hundredth of a second's
 // attempts may begin at once.
 const perCPU = 250
