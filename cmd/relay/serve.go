@@ -260,22 +260,21 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	}
 	registry.MustRegister(keys.Expiring(owned.Owns))
 
-	// Before anything is written, every cursor is compared with its log; then this replica becomes known to the others.
-	if err := start.step(ctx, "the cursors cannot be compared with the inbox", func() error {
-		return resolving.Prepare(ctx)
-	}); err != nil {
-		return fmt.Errorf("compare the cursors with the inbox: %w", err)
+	// Before anything is written, what was read is compared with the logs; then this replica becomes known to the others.
+	setBack := func(ctx context.Context, lost *store.LostError) error {
+		for _, prepare := range []func(context.Context, *store.LostError) error{
+			resolving.Prepare, dispatching.Prepare, replaying.Prepare,
+		} {
+			if err := prepare(ctx, lost); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
-	if err := start.step(ctx, "the callbacks' cursors cannot be compared with the log", func() error {
-		return dispatching.Prepare(ctx)
-	}); err != nil {
-		return fmt.Errorf("compare the callbacks' cursors with the log: %w", err)
+	if err := start.step(ctx, "what was read cannot be compared with the logs", func() error { return setBack(ctx, nil) }); err != nil {
+		return fmt.Errorf("compare what was read with the logs: %w", err)
 	}
-	if err := start.step(ctx, "the replays cannot be compared with the log", func() error {
-		return replaying.Prepare(ctx)
-	}); err != nil {
-		return fmt.Errorf("compare the replays with the log: %w", err)
-	}
+	running.Go(serving, "the logs", func(ctx context.Context) error { return s.WatchLogs(ctx, setBack) })
 	member, formats, err := start.join(ctx, s, embedded, registry)
 	if err != nil {
 		return err

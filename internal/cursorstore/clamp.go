@@ -47,9 +47,13 @@ type Tell func(ctx context.Context, taken []Taken, last uint64) error
 // read before the log's end is, so none that they move meanwhile is taken for too far, and one that was written since
 // is left to its owner, who knows. End returns the log's last position; highest is the highest that any cursor speaks
 // of.
+//
+// If NATS has lost the end of the log under a relay that runs, cut has what is left of it.
+// Positions above may have been given to other entries already: cursors that were written since
+// then speak of these.
 func (s *Store) Clamp(
-	ctx context.Context, now time.Time, end func(ctx context.Context, highest uint64) (last uint64, err error),
-	tell Tell,
+	ctx context.Context, now time.Time, cut *store.Cut,
+	end func(ctx context.Context, highest uint64) (last uint64, err error), tell Tell,
 ) error {
 	found, err := s.load(ctx, []string{s.kind.Everywhere()})
 	if err != nil {
@@ -62,15 +66,17 @@ func (s *Store) Clamp(
 	for _, f := range found {
 		highest = max(highest, f.Highest())
 	}
-	last, err := end(ctx, highest)
-	if err != nil {
-		return fmt.Errorf("read the end of the log: %w", err)
+	last := s.positionOf(cut)
+	if cut == nil {
+		if last, err = end(ctx, highest); err != nil {
+			return fmt.Errorf("read the end of the log: %w", err)
+		}
 	}
 	var taken []Taken
 	var saves []Save
 	for _, id := range slices.Sorted(maps.Keys(found)) {
 		f := found[id]
-		if f.Document == nil || f.Highest() <= last {
+		if f.Document == nil || f.Highest() <= last || cut.Spares(f.written) {
 			continue
 		}
 		c, err := f.Restore(cursor.Policy{}, f.Document.Generation, now)
@@ -82,7 +88,9 @@ func (s *Store) Clamp(
 			taken, saves = append(taken, Taken{id, f.Handle.key, cut}), append(saves, Save{f.Handle, c.Changes()})
 		}
 	}
-	marks = slices.DeleteFunc(marks, func(e store.Entry[store.Watermark]) bool { return e.Value.Position <= last })
+	marks = slices.DeleteFunc(marks, func(e store.Entry[store.Watermark]) bool {
+		return e.Value.Position <= last || cut.Spares(e.Written)
+	})
 	all := slices.Clone(taken)
 	for _, e := range marks {
 		all = append(all, Taken{Key: e.Key})
@@ -107,6 +115,17 @@ func (s *Store) Clamp(
 		}
 	}
 	return nil
+}
+
+// positionOf returns the position of the last entry that is left, 0 if nothing is lost.
+func (s *Store) positionOf(cut *store.Cut) uint64 {
+	switch {
+	case cut == nil:
+		return 0
+	case s.kind == store.InboxCursors:
+		return relay.PackEntry(cut.End, relay.LastIndex)
+	}
+	return cut.End
 }
 
 // eventLog is the log whose cursors have watermarks.

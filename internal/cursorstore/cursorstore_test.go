@@ -433,7 +433,7 @@ func TestClamp(t *testing.T) {
 		}
 		return nil
 	}}
-	if err := w.second.Clamp(t.Context(), now, log.End, log.Clamped); err != nil {
+	if err := w.second.Clamp(t.Context(), now, nil, log.End, log.Clamped); err != nil {
 		t.Fatal(err)
 	}
 	if len(told) != 3 || told["beyond"] != 60 || told["lane"] != 60 {
@@ -450,7 +450,39 @@ func TestClamp(t *testing.T) {
 	// Again there is nothing to do; and what is not reported is not stored.
 	log = logEnd{end: func(uint64) uint64 { return 55 },
 		tell: func(string, uint64) error { return errors.New("the event cannot be stored") }}
-	if err := w.second.Clamp(t.Context(), now, log.End, log.Clamped); err == nil || w.stored("beyond").Highest() != 60 {
+	if err := w.second.Clamp(t.Context(), now, nil, log.End, log.Clamped); err == nil || w.stored("beyond").Highest() != 60 {
 		t.Errorf("clamped without being told: %v", err)
+	}
+}
+
+// Where a log was cut and has grown beyond a cursor since, the cursor is taken back all the same,
+// but not one that was written after the first of the new entries: that speaks of these.
+func TestClampToACut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	place := func(id string, at uint64) {
+		r, res := w.adopt(w.first, 5, id)
+		w.written("adopt", res)
+		r.moveTo(at)
+		w.written("store", w.flush(w.first, 5, r))
+	}
+	place("before", 70)
+	r, res := w.adopt(w.first, 5, "lane-after")
+	w.written("adopt", res)
+	grown := time.Now()
+	place("after", 75)
+	r.lanes(62, 1)
+	w.fail("cursors.", store.ErrUnavailable) // the lane is stored, and the document not yet
+	w.flush(w.first, 5, r)
+	end := func(context.Context, uint64) (uint64, error) { return 80, nil } // which shows nothing
+	tell := func(context.Context, []cursorstore.Taken, uint64) error { return nil }
+	cut := &store.Cut{End: 60, Grown: grown}
+	if err := w.second.Clamp(t.Context(), now, cut, end, tell); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]uint64{"before": 60, "after": 75, "lane-after": 62} {
+		if at := w.stored(id).Highest(); at != want {
+			t.Errorf("%s is at %d, want %d", id, at, want)
+		}
 	}
 }

@@ -9,7 +9,7 @@ package cursorstore
 //	cursors := cursorstore.New(s, store.CallbackCursors, log)
 //
 //	// Once, before this replica takes any shard: no cursor may stand beyond the end of its log.
-//	err := cursors.Clamp(ctx, now, end, tell)
+//	err := cursors.Clamp(ctx, now, nil, end, tell)
 //
 //	// When a shard has come: read, build, adopt. Until Adopt has returned nothing of these cursors may be started.
 //	// Shards that come together are read together.

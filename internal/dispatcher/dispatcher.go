@@ -68,9 +68,9 @@ func (d *Dispatcher) Ready() <-chan struct{} { return d.ready }
 
 // Prepare sets every cursor and every watermark that is beyond the end of the log back to that end. After a power cut
 // or a restore the log may end before their position, and the positions above its end will be given to other events.
-// Prepare is called before this replica takes any shard; see cursorstore.Store.Clamp.
-func (d *Dispatcher) Prepare(ctx context.Context) error {
-	err := d.cursors.Clamp(ctx, time.Now(), func(ctx context.Context, highest uint64) (uint64, error) {
+// Prepare is called before this replica takes any shard, and if NATS has lost events; see cursorstore.Store.Clamp.
+func (d *Dispatcher) Prepare(ctx context.Context, lost *store.LostError) error {
+	err := d.cursors.Clamp(ctx, time.Now(), lost.InEvents(), func(ctx context.Context, highest uint64) (uint64, error) {
 		_, last, err := d.pages.Bounds(ctx, highest)
 		return last, err
 	}, func(ctx context.Context, taken []cursorstore.Taken, last uint64) error {

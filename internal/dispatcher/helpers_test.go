@@ -341,7 +341,7 @@ func (b *bench) join(changes ...func(*dispatcher.Config)) *running {
 	}
 	conf.Deliverer = delivery.New(delivery.Config{Store: s, Sender: send, Log: conf.Log, Metrics: conf.Metrics})
 	d := dispatcher.New(conf)
-	if err := d.Prepare(context.Background()); err != nil {
+	if err := d.Prepare(context.Background(), nil); err != nil {
 		b.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

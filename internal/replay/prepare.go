@@ -11,10 +11,11 @@ import (
 	"github.com/audatex-relay/relay/internal/store"
 )
 
-// Prepare is for the start, before anything is written: after a power cut or a restore a log may end
-// before the end of a replay. Positions above will be given to other events, so the replay ends
-// where the log does.
-func (r *Replayer) Prepare(ctx context.Context) error {
+// Prepare is for the start, before anything is written: after a power cut or a restore a log may
+// end before the end of a replay. Positions above will be given to other events, so the replay ends
+// where the log does. It is called again, with what is lost, if NATS loses events under a relay
+// that runs.
+func (r *Replayer) Prepare(ctx context.Context, lost *store.LostError) error {
 	docs, err := r.c.Store.Replays.All(ctx, "", func(key string, err error) {
 		r.c.Log.Error("a stored replay cannot be read", "key", key, "error", err)
 	})
@@ -32,8 +33,12 @@ func (r *Replayer) Prepare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the end of the log: %w", err)
 	}
+	cut := lost.InEvents()
+	if cut != nil {
+		last = cut.End
+	}
 	for _, e := range docs {
-		if doc := e.Value; doc.Running() && doc.Through > last {
+		if doc := e.Value; doc.Running() && doc.Through > last && !cut.Spares(e.Written) {
 			r.c.Log.Warn("a replay reached beyond the log's end; it ends there", "callback", doc.Callback,
 				"replay", doc.ID, "end", last)
 			doc.Through, doc.Matched = last, nil
@@ -55,5 +60,5 @@ func (r *Replayer) Prepare(ctx context.Context) error {
 		}
 		return nil
 	}
-	return r.cursors.Clamp(ctx, time.Now(), end, tell)
+	return r.cursors.Clamp(ctx, time.Now(), cut, end, tell)
 }

@@ -191,7 +191,7 @@ func (w *world) own(first ...func(*replica)) *replica {
 			return d
 		},
 	})
-	if err := replayer.Prepare(context.Background()); err != nil {
+	if err := replayer.Prepare(context.Background(), nil); err != nil {
 		w.t.Fatal(err)
 	}
 	r.Replayer = replayer

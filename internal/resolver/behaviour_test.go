@@ -331,7 +331,7 @@ func TestCursorBeyondTheInbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	res := resolver.New(r.config(r.store))
-	if err := res.Prepare(t.Context()); err != nil {
+	if err := res.Prepare(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	r.vendor.set(orderID(1), "New")

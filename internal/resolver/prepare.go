@@ -5,21 +5,25 @@ import (
 
 	"github.com/audatex-relay/relay/internal/cursorstore"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/store"
 )
 
 // Prepare sets every cursor that is beyond the end of the inbox back to that end. After a power cut or
 // a restore the inbox may end before a cursor's position, and its next pages would be passed over.
-// Every replica does so for all cursors, before it holds any shard.
-func (r *Resolver) Prepare(ctx context.Context) error {
-	if r.prepared {
+// Every replica does so for all cursors, before it holds any shard, with lost nil; and once more if NATS loses the end
+// of the inbox.
+func (r *Resolver) Prepare(ctx context.Context, lost *store.LostError) error {
+	if r.prepared && lost == nil {
 		return nil
 	}
-	err := r.cursors.Clamp(ctx, r.cfg.Now(), func(ctx context.Context, highest uint64) (uint64, error) {
+	err := r.cursors.Clamp(ctx, r.cfg.Now(), lost.InInbox(), func(ctx context.Context, highest uint64) (uint64, error) {
 		seq, _ := relay.UnpackEntry(highest)
 		_, last, err := cursorstore.Bounds(ctx, seq, r.store.Inbox.Bounds)
 		return relay.PackEntry(last, relay.LastIndex), err
 	}, r.clamped)
-	r.prepared = err == nil
+	if lost == nil { // else it is prepared, and other goroutines may ask
+		r.prepared = err == nil
+	}
 	return err
 }
 

@@ -141,7 +141,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 	wait := backoff.Backoff{Least: 100 * time.Millisecond, Most: 5 * time.Second}
 	var from uint64
 	for {
-		err := r.Prepare(ctx)
+		err := r.Prepare(ctx, nil)
 		if err == nil {
 			_, from, err = r.store.Inbox.Bounds(ctx)
 		}

@@ -47,6 +47,7 @@ func (s *Store) bounds(ctx context.Context, stream string) (first, last uint64, 
 		return 0, 0, fmt.Errorf("read the state of %s: %w", stream, classify(err))
 	}
 	state := st.CachedInfo().State
+	s.intact.of(stream).begin(point{state.LastSeq, state.LastTime})
 	if state.FirstSeq == 0 {
 		return 1, 0, nil
 	}
@@ -214,8 +215,11 @@ func overwritten(stream string) bool { return strings.HasPrefix(stream, "KV_") }
 // Tail reads a log from a sequence on and then follows it. It survives a lost connection and a
 // change of leader by itself.
 type Tail struct {
+	s        *Store
 	messages jetstream.MessagesContext
 	stream   string
+	consumer string   // the server's reader that sent the last message
+	held     *Message // from another one, until the log is compared with what is known of it
 }
 
 func (s *Store) tail(ctx context.Context, stream string, from uint64, heads bool, filters ...string) (*Tail, error) {
@@ -231,19 +235,44 @@ func (s *Store) tail(ctx context.Context, stream string, from uint64, heads bool
 	if err != nil {
 		return nil, fmt.Errorf("follow %s from %d: %w", stream, from, classify(err))
 	}
-	return &Tail{messages: messages, stream: stream}, nil
+	return &Tail{s: s, messages: messages, stream: stream}, nil
 }
 
-// Next waits for the next message. Its error is ctx's own when ctx ended.
+// Next waits for the next message. Its error is ctx's own when ctx ended. Where the server's reader
+// had to begin again behind the last message, Next first makes sure that the log still has that
+// one: numbers above one that is lost are given out again, and the messages that had them first
+// would have been passed over.
 func (t *Tail) Next(ctx context.Context) (Message, error) {
-	m, err := t.messages.Next(jetstream.NextContext(ctx))
-	if err != nil {
+	fail := func(err error) (Message, error) {
 		if ctx.Err() != nil {
 			return Message{}, ctx.Err()
 		}
 		return Message{}, fmt.Errorf("follow %s: %w", t.stream, classify(err))
 	}
-	return fromDelivered(m)
+	log := t.s.intact.of(t.stream)
+	if t.held == nil {
+		sent, err := t.messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return fail(err)
+		}
+		meta, err := sent.Metadata()
+		if err != nil {
+			return Message{}, fmt.Errorf("read a message's position: %w", err)
+		}
+		m := asMessage(sent, meta)
+		if meta.Consumer == t.consumer {
+			log.show(m)
+			return m, nil
+		}
+		t.held, t.consumer = &m, meta.Consumer
+	}
+	if err := t.s.mustHave(ctx, log); err != nil {
+		return fail(err)
+	}
+	m := *t.held
+	t.held = nil
+	log.show(m)
+	return m, nil
 }
 
 // Stop ends the reader.
@@ -269,14 +298,6 @@ func (s *Store) handle(ctx context.Context, stream string) (jetstream.Stream, er
 
 func fromRaw(m *jetstream.RawStreamMsg) Message {
 	return Message{Seq: m.Sequence, Subject: m.Subject, Header: m.Header, Data: m.Data, Time: m.Time}
-}
-
-func fromDelivered(m jetstream.Msg) (Message, error) {
-	meta, err := m.Metadata()
-	if err != nil {
-		return Message{}, fmt.Errorf("read a message's position: %w", err)
-	}
-	return asMessage(m, meta), nil
 }
 
 func asMessage(m jetstream.Msg, meta *jetstream.MsgMetadata) Message {

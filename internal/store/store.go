@@ -12,6 +12,7 @@ import (
 
 	"github.com/audatex-relay/relay/internal/cursor"
 	"github.com/audatex-relay/relay/internal/relay"
+	"github.com/audatex-relay/relay/internal/signal"
 	"github.com/audatex-relay/relay/internal/topology"
 )
 
@@ -37,6 +38,7 @@ type Store struct {
 	room    *Room
 	sealer  *Sealer
 	health  *Health
+	intact  intact
 	handles sync.Map // stream name to jetstream.Stream
 
 	Inbox    *Inbox
@@ -103,6 +105,8 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	s := &Store{conn: c.Conn, js: js, topo: c.Topology, gate: c.Gate, room: c.Room,
 		sealer: c.Sealer, health: newHealth(c.Log)}
+	s.intact.inbox.stream, s.intact.events.stream = c.Topology.Inbox(), c.Topology.Events()
+	s.intact.doubt = signal.New()
 	s.Inbox, s.Events, s.Attempts, s.Audit = &Inbox{s}, &Events{s: s}, &Attempts{s}, &Audit{s}
 	s.Tokens = &Tokens{}
 	for _, open := range []func(context.Context) error{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -114,15 +115,23 @@ func (s *Store) write(ctx context.Context, r request) (uint64, error) {
 }
 
 func (s *Store) send(ctx context.Context, r request) (uint64, error) {
+	done, err := s.movePositions(ctx, r)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
 	if err := s.admit(r); err != nil {
 		return 0, err
 	}
-	sent := time.Now()
+	stream, sent := s.streamOf(r.msg.Subject), time.Now()
+	log := s.intact.of(stream)
+	before := log.highest()
 	ack, err := s.js.PublishMsg(ctx, r.msg, r.opts...)
-	s.health.wrote(s.streamOf(r.msg.Subject), stored(r.msg), sent, err)
+	s.health.wrote(stream, stored(r.msg), sent, err)
 	if err != nil {
 		return 0, fmt.Errorf("write %s: %w", r.msg.Subject, classify(err))
 	}
+	s.acknowledged(log, before, r.msg, ack)
 	if err := pass(s.gate.After, r.msg); err != nil {
 		return 0, err
 	}
@@ -160,6 +169,11 @@ func (s *Store) writeAll(ctx context.Context, requests []request) []Result {
 
 func (s *Store) sendAll(ctx context.Context, requests []request) []Result {
 	results := make([]Result, len(requests))
+	done, err := s.movePositions(ctx, requests...)
+	if err != nil {
+		return slices.Repeat([]Result{{Err: err}}, len(requests))
+	}
+	defer done()
 	futures := make([]jetstream.PubAckFuture, len(requests))
 	sent := make([]time.Time, len(requests))
 	for i, r := range requests {
