@@ -263,7 +263,7 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	// Before anything is written, what was read is compared with the logs; then this replica becomes known to the others.
 	setBack := func(ctx context.Context, lost *store.LostError) error {
 		for _, prepare := range []func(context.Context, *store.LostError) error{
-			resolving.Prepare, dispatching.Prepare, replaying.Prepare,
+			resolving.Prepare, dispatching.Prepare, replaying.Prepare, polling.Prepare,
 		} {
 			if err := prepare(ctx, lost); err != nil {
 				return err

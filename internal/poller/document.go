@@ -67,6 +67,7 @@ func (r *runner) save(ctx context.Context) error {
 				r.adopted = false
 				return fmt.Errorf("%w: %w", errContested, result.Err)
 			}
+			r.doc.TakeGaps(there.Value) // another replica has found that pages are lost, see Prepare
 		}
 	}
 	return result.Err

@@ -37,7 +37,7 @@ const (
 // suspect records a suspected gap since at, and publishes it. The caller saves the document.
 func (r *runner) suspect(ctx context.Context, at time.Time, why string) error {
 	r.doc.GapSuspectedAt = &at
-	r.readAgain(relay.CauseGap, at)
+	r.doc.ReadAgain(relay.CauseGap, at)
 	r.p.Metrics.gaps.Inc()
 	return r.publishGap(ctx, relay.UnpublishedGap{Since: at, Why: why})
 }
@@ -51,7 +51,7 @@ func (r *runner) suspectAnyway(ctx context.Context, since time.Time, why string)
 	}
 	r.log.Log(ctx, store.Level(err, slog.LevelError),
 		"the operational event of a suspected gap could not be stored yet", "error", err)
-	if len(r.doc.UnpublishedGaps) < maxUnpublishedGaps {
+	if len(r.doc.UnpublishedGaps) < relay.MostUnpublishedGaps {
 		r.doc.UnpublishedGaps = append(slices.Clip(r.doc.UnpublishedGaps), relay.UnpublishedGap{Since: since, Why: why})
 	}
 }
@@ -69,10 +69,6 @@ func (r *runner) publishGap(ctx context.Context, gap relay.UnpublishedGap) error
 		details, gap.Since, "since", "why")
 }
 
-// maxUnpublishedGaps is how many unpublished gaps are kept. Polling stops while the store takes no
-// writes, so there are few.
-const maxUnpublishedGaps = 100
-
 // publishUnpublishedGaps publishes the gaps whose events could not be stored when they were
 // suspected. If that fails again, polling goes on, and the next turn tries it again.
 func (r *runner) publishUnpublishedGaps(ctx context.Context) {
@@ -89,15 +85,4 @@ func (r *runner) publishUnpublishedGaps(ctx context.Context) {
 	}
 	r.doc.UnpublishedGaps = nil
 	r.write(ctx)
-}
-
-// readAgain has the connection's open orders read again, once the document is saved: changes may have been
-// missed since a time.
-func (r *runner) readAgain(cause relay.ReconcileCause, since time.Time) {
-	// before there is a new one, what was read could be missed again
-	if cause == relay.CauseGap && r.doc.SubscriptionLost {
-		return
-	}
-	r.doc.Gaps++
-	r.doc.GapCause, r.doc.GapSince = cause, &since
 }

@@ -6,7 +6,7 @@
 //	poll.go       makes a poll
 //	unstored.go   stores what it brought; leftpages.go does so after the shard was given up
 //	adopt.go      takes a connection over
-//	gaps.go       reports what may be lost
+//	gaps.go       reports what may be lost; prepare.go what the store has lost
 //	document.go   stores what is known of the connection
 package poller
 

@@ -47,7 +47,7 @@ func (r *runner) subscribe(ctx context.Context, c relay.Connection) (time.Durati
 		sub.SubscriptionID, adopted, false, nil
 	r.doc.Topic = r.p.Topic
 	if r.doc.SubscriptionLost || !existed { // what happened before was queued for nobody
-		r.readAgain(relay.CauseSubscription, r.unsubscribedSince())
+		r.doc.ReadAgain(relay.CauseSubscription, r.unsubscribedSince())
 	}
 	r.doc.SubscriptionLost = false
 	if err := r.save(ctx); err != nil {

@@ -160,5 +160,37 @@ type Poll struct {
 	ConsentPublishedFor *time.Time `json:"consentToldFor,omitempty"`
 }
 
+// MostUnpublishedGaps is how many unpublished gaps are kept. Polling stops while the store takes no
+// writes, so there are few.
+const MostUnpublishedGaps = 100
+
+// Suspect records a suspected gap since a time, whose operational event is still to be published.
+func (p *Poll) Suspect(since time.Time, why string) {
+	p.GapSuspectedAt = &since
+	if len(p.UnpublishedGaps) < MostUnpublishedGaps {
+		p.UnpublishedGaps = append(slices.Clip(p.UnpublishedGaps), UnpublishedGap{Since: since, Why: why})
+	}
+	p.ReadAgain(CauseGap, since)
+}
+
+// ReadAgain has the connection's open orders read again: changes may have been missed since a time.
+func (p *Poll) ReadAgain(cause ReconcileCause, since time.Time) {
+	// before there is a new one, what was read could be missed again
+	if cause == CauseGap && p.SubscriptionLost {
+		return
+	}
+	p.Gaps++
+	p.GapCause, p.GapSince = cause, &since
+}
+
+// TakeGaps takes the gaps of a document that has more of them: somebody has found one since this
+// one was read.
+func (p *Poll) TakeGaps(there Poll) {
+	if there.Gaps > p.Gaps {
+		p.Gaps, p.GapCause, p.GapSince = there.Gaps, there.GapCause, there.GapSince
+		p.GapSuspectedAt, p.UnpublishedGaps = there.GapSuspectedAt, there.UnpublishedGaps
+	}
+}
+
 // OwnerEpoch is the epoch of the owner who wrote the document.
 func (p Poll) OwnerEpoch() uint64 { return p.Epoch }
