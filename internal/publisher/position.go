@@ -54,6 +54,7 @@ func (p *Publisher) orderPosition(ctx context.Context, site, order string) (rela
 			// Never published, expired, or lost with the log: in each case the log has no event to
 			// come after. The sequence is kept, because it must never be issued twice.
 			st.State.LogPosition = 0
+			st.Unlogged = state.Sequence > 0 && p.c.Now().Sub(state.UpdatedAt) < p.c.Store.Topology().Retention/2
 			return st, nil
 		}
 		if err != nil {
@@ -65,6 +66,7 @@ func (p *Publisher) orderPosition(ctx context.Context, site, order string) (rela
 			// then the document's state was published and receivers know it, and only the position
 			// is taken from the log.
 			st.State.LogPosition = last.Seq
+			st.Unlogged = sequence < state.Sequence
 			return st, nil
 		}
 		if err := p.catchUp(ctx, &st); err != nil {

@@ -95,7 +95,8 @@ func (p *Publisher) Publish(
 }
 
 // Reconcile publishes one event for a reading without a notification, if the order has changed
-// since it was last read, and reports whether it had. A new order counts as changed.
+// since it was last read, and reports whether it had. A new order counts as changed, and one whose
+// last event is lost.
 func (p *Publisher) Reconcile(
 	ctx context.Context, pos relay.OrderPosition, reading relay.Snapshot,
 ) (changed bool, outcome relay.PublishOutcome, err error) {
@@ -103,7 +104,7 @@ func (p *Publisher) Reconcile(
 	if err != nil {
 		return false, relay.Unfit, err
 	}
-	if len(pos.State.Order) > 0 && len(a.changes) == 0 {
+	if !a.changed {
 		return false, relay.Published, nil
 	}
 	if err := p.markOpen(ctx, pos.State, nil, a.status); err != nil {
@@ -129,7 +130,7 @@ type appender struct {
 	status   string         // of the reading
 	number   string         // of the order at the shop, of the reading
 	changes  []relay.Change // for the next event
-	changed  bool           // there are some, or the order was never read before
+	changed  bool           // there are some, the order was never read before, or its last event is lost
 	position uint64         // of the last event
 }
 
@@ -141,7 +142,7 @@ func (p *Publisher) appender(pos relay.OrderPosition, reading relay.Snapshot) (*
 	status, reference := relay.StatusAndReference(reading.Order)
 	return &appender{
 		state: cloneState(pos.State), reading: reading, status: status, number: reference,
-		changes: changes, changed: len(changes) > 0 || len(pos.State.Order) == 0, position: pos.Position,
+		changes: changes, changed: len(changes) > 0 || len(pos.State.Order) == 0 || pos.Unlogged, position: pos.Position,
 	}, nil
 }
 

@@ -356,6 +356,49 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
+// The log has lost the order's last event, or all of them, and the document has not. What readers
+// may have missed is published once more, though the order has not changed since.
+func TestReconcileAfterTheLogHasLostEvents(t *testing.T) {
+	t.Parallel()
+	conn := natstest.Start(t)
+	s := open(t, conn, store.Gate{})
+	p := newPublisher(s)
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := js.Stream(t.Context(), "relay_events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, p, "New", received("c", 1))
+	publish(t, p, "Confirmed", received("c", 2))
+	for _, lost := range []int{1, 2} {
+		before, _ := state(t, s)
+		list := events(t, s)
+		for _, ev := range list[len(list)-lost:] {
+			if err := log.DeleteMsg(t.Context(), ev.Seq); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, want := range []bool{true, false} {
+			position, err := p.Begin(t.Context(), site, order, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			changed, outcome, err := p.Reconcile(t.Context(), position, reading("Confirmed"))
+			if changed != want || outcome != relay.Published || err != nil {
+				t.Fatalf("changed %v, %s, %v", changed, outcome, err)
+			}
+		}
+		list = events(t, s)
+		last := list[len(list)-1]
+		if n, _ := last.SequenceNumber(); n <= before.Sequence || !last.Stored.Changed || len(last.data.Changes) > 0 {
+			t.Errorf("%d events, the last with sequence %d after %d: %s", len(list), n, before.Sequence, last.Body)
+		}
+	}
+}
+
 // Many publishers of one order at once, each for a connection of its own: one event for each
 // notification, in one line.
 func TestRacingPublishers(t *testing.T) {

@@ -185,6 +185,9 @@ type OrderPosition struct {
 	Revision uint64     // of State in its bucket, 0 if it is not there
 	Position uint64     // of the order's last event in the log, 0 if the log has none
 	Waiting  []Received // the notifications that have no event yet, in the order in which they arrived
+	// Unlogged: the log has lost the event with which State was published, so readers may not know
+	// State.
+	Unlogged bool
 }
 
 // PublishOutcome is the result of publishing a reading of an order.
