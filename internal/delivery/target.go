@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -29,7 +30,9 @@ type Target struct {
 	Revisions [2]uint64 // at which callback and client are stored
 
 	secrets []signingSecret
+	lasting []signature.Secret // the same, unless one of them expires
 	auth    sender.Auth
+	parsed  *url.URL // nil if no attempt can be made at it
 }
 
 type signingSecret struct {
@@ -42,12 +45,18 @@ func NewTarget(cb relay.Callback, client relay.Client) *Target {
 	// Sorted, as every event is compared with them: 1,000 callbacks of 1,000 orders each must not hold the reader up.
 	client.Sites, cb.Filter.Sites, cb.Filter.Orders = relay.Sorted(client.Sites), relay.Sorted(cb.Filter.Sites),
 		relay.Sorted(cb.Filter.Orders)
-	t := &Target{Callback: cb, Client: client, Key: cb.ID + " " + cb.Generation}
+	t := &Target{Callback: cb, Client: client, Key: cb.ID + " " + cb.Generation, parsed: sender.ParseURL(cb.Secrets.URL)}
+	expire := false
 	for _, s := range cb.Secrets.Signing {
 		secret, err := signature.ParseSecret(s.Secret)
 		if err == nil { // without any secret the attempt ends as Invalid
 			t.secrets = append(t.secrets, signingSecret{secret, s.ExpiresAt})
+			t.lasting = append(t.lasting, secret)
+			expire = expire || s.ExpiresAt != nil
 		}
+	}
+	if expire {
+		t.lasting = nil
 	}
 	if a := cb.Secrets.Auth; a != nil {
 		switch a.Type {
@@ -92,9 +101,13 @@ func (t *Target) Matches(ev *Event) bool {
 // Request is one attempt to send body.
 func (t *Target) Request(id string, body []byte, now time.Time) sender.Request {
 	r := sender.Request{
-		Callback: t.Key, URL: t.Callback.Secrets.URL, EventID: id, Body: body,
+		Callback: t.Key, URL: t.Callback.Secrets.URL, Target: t.parsed, EventID: id, Body: body,
 		ContentType: t.Callback.ContentType, Headers: t.Callback.Secrets.Headers, Auth: t.auth,
 		Timeout: time.Duration(t.Callback.TimeoutSeconds) * time.Second,
+	}
+	if t.lasting != nil {
+		r.Secrets = t.lasting
+		return r
 	}
 	for _, s := range t.secrets {
 		if s.expires == nil || now.Before(*s.expires) {

@@ -27,6 +27,7 @@ type conn struct {
 	peeked   [len("HTTP/1.1 408")]byte
 	// searched are the values of steady headers in which no secret was found (shown.go).
 	searched [3]string
+	shown    string // the headers that were shown of its last response that was a success
 
 	writing chan struct{} // closed when the goroutine that writes a large request has ended; nil if there is none
 	failed  bool          // writing has failed; set before writing is closed

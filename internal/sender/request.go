@@ -20,17 +20,18 @@ const DefaultContentType = "application/json"
 
 // Request is one attempt to be made. It holds secrets, so it prints only the event's id.
 type Request struct {
-	Callback    string            // the callback's id; a kept connection serves this callback only
-	URL         string            // absolute, http or https; see CheckURL
-	EventID     string            // webhook-id: the same for every attempt of the event
-	Replay      string            // webhook-replay: the replay that sends the event again; empty in a first delivery
-	Body        []byte            // the event's bytes; not changed, and not kept beyond the attempt
-	ContentType string            // DefaultContentType when empty
-	Headers     map[string]string // the callback's own; those that CheckHeaders refuses are left out
-	Auth        Auth              // the Authorization header; replaces one in Headers
-	Secrets     []signature.Secret
-	Inspect     *Inspection   // of a test: filled in. The attempt then makes a connection of its own
-	Timeout     time.Duration // for the whole attempt, with getting a token; DefaultTimeout when zero
+	Callback    string             // the callback's id; a kept connection serves this callback only
+	URL         string             // absolute, http or https; see CheckURL
+	Target      *url.URL           // the same from ParseURL, which need not be called for each attempt then; may be nil
+	EventID     string             // webhook-id: the same for every attempt of the event
+	Replay      string             // webhook-replay: the replay that sends the event again; empty in a first delivery
+	Body        []byte             // the event's bytes; not changed, and not kept beyond the attempt
+	ContentType string             // DefaultContentType when empty
+	Headers     map[string]string  // the callback's own; those that CheckHeaders refuses are left out
+	Auth        Auth               // the Authorization header; replaces one in Headers
+	Secrets     []signature.Secret // not changed
+	Inspect     *Inspection        // of a test: filled in. The attempt then makes a connection of its own
+	Timeout     time.Duration      // for the whole attempt, with getting a token; DefaultTimeout when zero
 }
 
 func (r *Request) timeout() time.Duration {

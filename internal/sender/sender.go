@@ -166,10 +166,13 @@ func (s *Sender) Send(ctx context.Context, r Request) Attempt {
 }
 
 func (s *Sender) send(ctx context.Context, r *Request, a *Attempt) {
-	target, err := parseTarget(r.URL)
-	if err != nil {
-		a.fail(Invalid, err.Error())
-		return
+	var err error
+	target := r.Target
+	if target == nil {
+		if target, err = parseTarget(r.URL); err != nil {
+			a.fail(Invalid, err.Error())
+			return
+		}
 	}
 	sign := signature.Sign(r.Secrets, r.EventID, a.At, r.Body)
 	if sign == "" {

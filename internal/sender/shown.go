@@ -114,7 +114,10 @@ func (s *shown) afterSuccess(x *exchange, r *Request, c *conn, secrets func() ne
 		}
 		rest = after
 	}
-	return string(kept)
+	if c.shown != string(kept) { // most responses have the same
+		c.shown = string(kept)
+	}
+	return c.shown
 }
 
 // afterFailure withholds the values that may repeat a secret.

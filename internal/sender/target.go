@@ -76,6 +76,15 @@ func CheckURL(raw string, allow []netip.Prefix) error {
 	return nil
 }
 
+// ParseURL parses the URL of a Request for its Target; nil if no attempt can be made at it.
+func ParseURL(raw string) *url.URL {
+	u, err := parseTarget(raw)
+	if err != nil {
+		return nil
+	}
+	return u
+}
+
 // parseTarget checks what every attempt needs. CheckURL checked everything else when the URL was
 // registered.
 func parseTarget(raw string) (*url.URL, error) {
