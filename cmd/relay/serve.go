@@ -260,10 +260,11 @@ func serve(stop context.Context, c settings.Config, log *slog.Logger, started fu
 	}
 	registry.MustRegister(keys.Expiring(owned.Owns))
 
-	// Before anything is written, what was read is compared with the logs; then this replica becomes known to the others.
+	// Before this replica does anything, what was read is compared with the logs; then it becomes known to the others. What
+	// reads the log of events comes first, as the others report by events what they set back.
 	setBack := func(ctx context.Context, lost *store.LostError) error {
 		for _, prepare := range []func(context.Context, *store.LostError) error{
-			resolving.Prepare, dispatching.Prepare, replaying.Prepare, polling.Prepare,
+			dispatching.Prepare, replaying.Prepare, resolving.Prepare, polling.Prepare,
 		} {
 			if err := prepare(ctx, lost); err != nil {
 				return err

@@ -48,9 +48,9 @@ type Tell func(ctx context.Context, taken []Taken, last uint64) error
 // is left to its owner, who knows. End returns the log's last position; highest is the highest that any cursor speaks
 // of.
 //
-// If NATS has lost the end of the log under a relay that runs, cut has what is left of it.
-// Positions above may have been given to other entries already: cursors that were written since
-// then speak of these.
+// If NATS has lost the end of the log under a relay that runs, cut has what is left of it. Positions above may have been
+// given to other entries already, and a cursor does not show of which it speaks. So every one above is taken back: an
+// owner who knows the new entries writes his position again, and else they come a second time.
 func (s *Store) Clamp(
 	ctx context.Context, now time.Time, cut *store.Cut,
 	end func(ctx context.Context, highest uint64) (last uint64, err error), tell Tell,
@@ -76,7 +76,7 @@ func (s *Store) Clamp(
 	var saves []Save
 	for _, id := range slices.Sorted(maps.Keys(found)) {
 		f := found[id]
-		if f.Document == nil || f.Highest() <= last || cut.Spares(f.written) {
+		if f.Document == nil || f.Highest() <= last {
 			continue
 		}
 		c, err := f.Restore(cursor.Policy{}, f.Document.Generation, now)
@@ -88,9 +88,7 @@ func (s *Store) Clamp(
 			taken, saves = append(taken, Taken{id, f.Handle.key, cut}), append(saves, Save{f.Handle, c.Changes()})
 		}
 	}
-	marks = slices.DeleteFunc(marks, func(e store.Entry[store.Watermark]) bool {
-		return e.Value.Position <= last || cut.Spares(e.Written)
-	})
+	marks = slices.DeleteFunc(marks, func(e store.Entry[store.Watermark]) bool { return e.Value.Position <= last })
 	all := slices.Clone(taken)
 	for _, e := range marks {
 		all = append(all, Taken{Key: e.Key})

@@ -37,8 +37,6 @@ type Stored struct {
 	Unreadable error            // why it cannot be read
 	Lanes      []cursor.Lane
 	Handle     *Handle
-
-	written time.Time // when the last of it was; not set by LoadSome
 }
 
 // Handle holds the revisions at which a cursor is stored. Load makes it, Adopt and Flush keep it true.
@@ -148,7 +146,7 @@ func (s *Store) load(ctx context.Context, prefixes []string) (map[string]*Stored
 	}
 	for i, d := range documents {
 		if id, ok := s.idOf(d.Key); ok {
-			of(id).Document, of(id).Handle.revision, of(id).written = &documents[i].Value, d.Revision, d.Written
+			of(id).Document, of(id).Handle.revision = &documents[i].Value, d.Revision
 		}
 	}
 	return found, s.loadLanes(ctx, prefixes, of)
@@ -163,9 +161,6 @@ func (s *Store) loadLanes(ctx context.Context, prefixes []string, of func(id str
 			f := of(id)
 			f.Lanes = append(f.Lanes, l.Value)
 			f.Handle.lanes[l.Value.Order] = l.Revision
-			if l.Written.After(f.written) {
-				f.written = l.Written
-			}
 		}
 	}
 	return err

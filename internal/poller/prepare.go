@@ -66,7 +66,7 @@ func (p *Poller) endOfInbox(ctx context.Context, entries []store.Entry[relay.Pol
 		highest = max(highest, e.Value.InboxSeq)
 	}
 	_, last, err := cursorstore.Bounds(ctx, highest, p.Store.Inbox.Bounds)
-	if err != nil || highest <= last {
+	if err != nil || highest <= last || last == 0 { // there is no message 0
 		return &store.Cut{End: last}, err
 	}
 	page, err := p.Store.Inbox.Page(ctx, last)

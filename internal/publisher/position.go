@@ -62,9 +62,9 @@ func (p *Publisher) orderPosition(ctx context.Context, site, order string) (rela
 		}
 		st.Position = last.Seq
 		if sequence := sequenceOf(last); sequence <= state.Sequence {
-			// This is the usual case. Or the log was restored from a time before the document's:
-			// then the document's state was published and receivers know it, and only the position
-			// is taken from the log.
+			// This is the usual case. Or the log was restored from a time before the document's, or has
+			// lost its end: then the position is taken from the log, and the event of the document's
+			// state is no longer in it.
 			st.State.LogPosition = last.Seq
 			st.Unlogged = sequence < state.Sequence
 			return st, nil

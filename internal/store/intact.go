@@ -36,8 +36,9 @@ const (
 	// believeAfter is how long a loss must show. A node that has just been elected the log's leader
 	// may have yet to apply the last of what its predecessor acknowledged.
 	believeAfter = 500 * time.Millisecond
-	// setBackFor is for how long it is tried to set back what was read beyond the ends of the logs.
-	setBackFor = 30 * time.Second
+	// setBackFor is for how long it is tried to set back what was read beyond the ends of the logs. It takes as long as
+	// there is much of it, or the streams of NATS have no leader.
+	setBackFor = 10 * time.Minute
 )
 
 // intact is what the store knows of the logs that cursors refer to.
@@ -243,11 +244,16 @@ func (s *Store) movePositions(ctx context.Context, writes ...request) (done func
 	if position < 0 || ctx.Value(settingBack{}) != nil {
 		return func() {}, nil
 	}
+	refuse := func(err error) (func(), error) {
+		return nil, fmt.Errorf("write %s: %w", writes[position].msg.Subject, err)
+	}
+	if err := s.health.reachable(); err != nil { // else it might be back once the signs have been counted
+		return refuse(err)
+	}
 	s.intact.moving.RLock()
-	doubtful := s.intact.watched.Load() && s.health.reachable() == nil && s.signs() != s.intact.compared.Load()
-	if s.intact.lost || doubtful {
+	if s.intact.lost || s.intact.watched.Load() && s.signs() != s.intact.compared.Load() {
 		s.intact.moving.RUnlock()
-		return nil, fmt.Errorf("write %s: %w: %w", writes[position].msg.Subject, ErrUnavailable, errUncompared)
+		return refuse(fmt.Errorf("%w: %w", ErrUnavailable, errUncompared))
 	}
 	return s.intact.moving.RUnlock, nil
 }
