@@ -231,7 +231,8 @@ func merged(
 }
 
 // warn publishes which keys expire soon, if it is time for that by the clock of the store, too. An
-// event is stored before it is noted that it was: a crash in between is found in the log.
+// event is stored before it is noted that it was: a crash in between is found in the log. What a clock
+// that was ahead has noted, and cannot be true yet, is removed: once it could be, it would be believed.
 func (u *Uses) warn(ctx context.Context, keys *Keys, events Events) error {
 	changes, published := map[string]map[string]relay.KeyUse{}, 0
 	var failed error
@@ -239,6 +240,11 @@ func (u *Uses) warn(ctx context.Context, keys *Keys, events Events) error {
 		client, known := keys.Client(id)
 		if !known {
 			continue
+		}
+		if e, there := u.docs.Get(id); there && e.Value.Generation == client.Generation {
+			if _, untrue := merged(client, e.Value, nil, u.c.Now()); untrue {
+				changes[id] = map[string]relay.KeyUse{}
+			}
 		}
 		for _, key := range client.Keys {
 			now := u.c.Now()
