@@ -76,6 +76,25 @@ func TestAGapIsSuspectedWherePagesAreLost(t *testing.T) {
 	}
 }
 
+// So it is where nothing at all is left of the inbox.
+func TestAGapIsSuspectedWhereTheInboxIsEmpty(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, sandbox.Config{})
+	now := time.Now().UTC()
+	if _, err := r.store.Polls.Create(t.Context(), "a", relay.Poll{Epoch: 3, InboxSeq: 5, PolledAt: now}); err != nil {
+		t.Fatal(err)
+	}
+	p := r.replica(store.Gate{}, nil)
+	for range 2 {
+		if err := p.Prepare(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if doc := r.document("a"); doc.Gaps != 1 || doc.InboxSeq != 0 || doc.GapSince == nil || !doc.GapSince.Equal(now) {
+			t.Errorf("%+v", doc)
+		}
+	}
+}
+
 // An owner that has noticed nothing writes its document over the one in which a gap was noted, and
 // keeps the gap.
 func TestAnOwnerTakesTheGapThatAnotherReplicaHasNoted(t *testing.T) {
