@@ -58,14 +58,7 @@ func loseTheEndOfTheLogs(t *testing.T, relays int) {
 	living := start()
 	w.connect()
 	w.register()
-	var ids []string
-	for n := range orders {
-		o, err := w.sandbox.CreateOrder(vendorSite(w.sites[n%sites]), sandbox.OrderOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ids = append(ids, o.ID)
-	}
+	ids := w.createOrders(orders)
 	change := func() {
 		t.Helper()
 		for _, id := range ids {

@@ -53,14 +53,7 @@ func TestSiteAndCompanyTellOfTheSameOrders(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	var ids []string
-	for n := range orders {
-		o, err := w.sandbox.CreateOrder(vendorSite(w.sites[n%sites]), sandbox.OrderOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ids = append(ids, o.ID)
-	}
+	ids := w.createOrders(orders)
 	for step := range steps {
 		for n, id := range ids {
 			if _, err := w.sandbox.ChangeOrder(id, sandbox.Change{}); err != nil {

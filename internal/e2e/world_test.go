@@ -197,6 +197,19 @@ func (w *world) connect() {
 	harness.AwaitSubscriptions(w.t, w.sandbox, len(w.sites))
 }
 
+// createOrders has the vendor create orders, at all sites in turn, and returns their ids.
+func (w *world) createOrders(orders int) (ids []string) {
+	w.t.Helper()
+	for n := range orders {
+		o, err := w.sandbox.CreateOrder(vendorSite(w.sites[n%len(w.sites)]), sandbox.OrderOptions{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		ids = append(ids, o.ID)
+	}
+	return ids
+}
+
 // newReceiver starts a receiver.
 func (w *world) newReceiver(id string, behave relaytest.Behaviour, settings map[string]any) *harness.Receiver {
 	r := harness.NewReceiver(id, behave)

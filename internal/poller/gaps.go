@@ -3,7 +3,6 @@ package poller
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/audatex-relay/relay/internal/audatex"
@@ -51,9 +50,7 @@ func (r *runner) suspectAnyway(ctx context.Context, since time.Time, why string)
 	}
 	r.log.Log(ctx, store.Level(err, slog.LevelError),
 		"the operational event of a suspected gap could not be stored yet", "error", err)
-	if len(r.doc.UnpublishedGaps) < relay.MostUnpublishedGaps {
-		r.doc.UnpublishedGaps = append(slices.Clip(r.doc.UnpublishedGaps), relay.UnpublishedGap{Since: since, Why: why})
-	}
+	r.doc.PublishLater(relay.UnpublishedGap{Since: since, Why: why})
 }
 
 func (r *runner) publishGap(ctx context.Context, gap relay.UnpublishedGap) error {

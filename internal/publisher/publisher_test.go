@@ -258,11 +258,9 @@ func TestHiddenAnswer(t *testing.T) {
 	}
 }
 
-func TestDocumentLostAgedAndAhead(t *testing.T) {
-	t.Parallel()
-	conn := natstest.Start(t)
-	s := open(t, conn, store.Gate{})
-	p := newPublisher(s)
+// eventLog returns the stream of events.
+func eventLog(t *testing.T, conn *nats.Conn) jetstream.Stream {
+	t.Helper()
 	js, err := jetstream.New(conn)
 	if err != nil {
 		t.Fatal(err)
@@ -271,6 +269,15 @@ func TestDocumentLostAgedAndAhead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return log
+}
+
+func TestDocumentLostAgedAndAhead(t *testing.T) {
+	t.Parallel()
+	conn := natstest.Start(t)
+	s := open(t, conn, store.Gate{})
+	p := newPublisher(s)
+	log := eventLog(t, conn)
 	publish(t, p, "New", received("c", 1))
 	publish(t, p, "Confirmed", received("c", 2))
 
@@ -363,14 +370,7 @@ func TestReconcileAfterTheLogHasLostEvents(t *testing.T) {
 	conn := natstest.Start(t)
 	s := open(t, conn, store.Gate{})
 	p := newPublisher(s)
-	js, err := jetstream.New(conn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log, err := js.Stream(t.Context(), "relay_events")
-	if err != nil {
-		t.Fatal(err)
-	}
+	log := eventLog(t, conn)
 	publish(t, p, "New", received("c", 1))
 	publish(t, p, "Confirmed", received("c", 2))
 	for _, lost := range []int{1, 2} {

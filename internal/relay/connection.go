@@ -160,17 +160,22 @@ type Poll struct {
 	ConsentPublishedFor *time.Time `json:"consentToldFor,omitempty"`
 }
 
-// MostUnpublishedGaps is how many unpublished gaps are kept. Polling stops while the store takes no
+// maxUnpublishedGaps is how many unpublished gaps are kept. Polling stops while the store takes no
 // writes, so there are few.
-const MostUnpublishedGaps = 100
+const maxUnpublishedGaps = 100
 
 // Suspect records a suspected gap since a time, whose operational event is still to be published.
 func (p *Poll) Suspect(since time.Time, why string) {
 	p.GapSuspectedAt = &since
-	if len(p.UnpublishedGaps) < MostUnpublishedGaps {
-		p.UnpublishedGaps = append(slices.Clip(p.UnpublishedGaps), UnpublishedGap{Since: since, Why: why})
-	}
+	p.PublishLater(UnpublishedGap{Since: since, Why: why})
 	p.ReadAgain(CauseGap, since)
+}
+
+// PublishLater notes a suspected gap whose operational event is still to be published.
+func (p *Poll) PublishLater(gap UnpublishedGap) {
+	if len(p.UnpublishedGaps) < maxUnpublishedGaps {
+		p.UnpublishedGaps = append(slices.Clip(p.UnpublishedGaps), gap)
+	}
 }
 
 // ReadAgain has the connection's open orders read again: changes may have been missed since a time.
