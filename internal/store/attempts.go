@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -31,7 +30,7 @@ func (a *Attempts) AppendAll(ctx context.Context, batches []relay.AttemptBatch) 
 			return slices.Repeat([]Result{{Err: err}}, len(batches))
 		}
 		requests[i] = request{
-			msg:  &nats.Msg{Subject: a.s.topo.AttemptsSubject(b.Callback), Data: body},
+			msg:  &nats.Msg{Subject: a.s.topo.AttemptsSubject(b.Callback), Data: pack(body)},
 			opts: []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(b.Previous)},
 		}
 	}
@@ -56,8 +55,8 @@ func (a *Attempts) End(ctx context.Context, callback string) (relay.AttemptsEnd,
 	if err != nil {
 		return relay.AttemptsEnd{}, err
 	}
-	var b relay.AttemptBatch
-	if json.Unmarshal(m.Data, &b) != nil { // what follows begins a new chain
+	b, err := decodeAttempts(m.Data)
+	if err != nil { // what follows begins a new chain
 		return relay.AttemptsEnd{Position: m.Seq}, nil //nolint:nilerr // see above
 	}
 	return b.End(m.Seq), nil
@@ -84,8 +83,8 @@ func (a *Attempts) Walk(
 		if err != nil {
 			return err
 		}
-		var b relay.AttemptBatch
-		if err := json.Unmarshal(m.Data, &b); err != nil {
+		b, err := decodeAttempts(m.Data)
+		if err != nil {
 			return fmt.Errorf("read attempts at %d: %w", from, err)
 		}
 		if b.Generation != generation || m.Subject != a.s.topo.AttemptsSubject(callback) || !each(m.Seq, m.Time, b) {
@@ -115,8 +114,8 @@ func (a *Attempts) Scan(
 			if m.Seq > through {
 				return nil
 			}
-			var b relay.AttemptBatch
-			if err := json.Unmarshal(m.Data, &b); err != nil {
+			b, err := decodeAttempts(m.Data)
+			if err != nil {
 				return fmt.Errorf("read attempts at %d: %w", m.Seq, err)
 			}
 			if b.Generation == generation && !each(b) {

@@ -75,9 +75,9 @@ func (a *Attempts) Newest(
 }
 
 // batch returns what a message has; false if it cannot be read.
-func (a *Attempts) batch(m Message) (b relay.AttemptBatch, ok bool) {
-	ok = json.Unmarshal(m.Data, &b) == nil && m.Subject == a.s.topo.AttemptsSubject(b.Callback)
-	return b, ok
+func (a *Attempts) batch(m Message) (relay.AttemptBatch, bool) {
+	b, err := decodeAttempts(m.Data)
+	return b, err == nil && m.Subject == a.s.topo.AttemptsSubject(b.Callback)
 }
 
 // all reads all of the log from a position downwards.
@@ -230,12 +230,13 @@ func (a *Attempts) Onwards(
 	var all uint64
 	more, err := a.s.scanEach(ctx, a.s.topo.Attempts(), wholeMessages, from, since, subjects,
 		most, &all, func(m Message) {
-			s.Last, s.At, s.Read, s.Bytes = m.Seq, m.Time, s.Read+1, s.Bytes+len(m.Data)
+			data, bad := unpack(m.Data)
+			s.Last, s.At, s.Read, s.Bytes = m.Seq, m.Time, s.Read+1, s.Bytes+len(data)
 			var b relay.AttemptBatch
-			if m.Seq < from || !bytes.Contains(m.Data, mention) { // the log's clock may have gone back
+			if bad != nil || m.Seq < from || !bytes.Contains(data, mention) { // the log's clock may have gone back
 				return
 			}
-			if json.Unmarshal(m.Data, &b) != nil || m.Subject != a.s.topo.AttemptsSubject(b.Callback) {
+			if json.Unmarshal(data, &b) != nil || m.Subject != a.s.topo.AttemptsSubject(b.Callback) {
 				return
 			}
 			if b.Records = b.Of(func(r relay.AttemptRecord) bool { return r.Order == order }); len(b.Records) > 0 {
