@@ -254,6 +254,16 @@ func (e *Events) Bounds(ctx context.Context) (first, last uint64, err error) {
 	return e.s.bounds(ctx, e.s.topo.Events())
 }
 
+// Newest returns the position after which the newest events of the log begin: at most so many, and about so many bytes.
+func (e *Events) Newest(ctx context.Context, events, bytes uint64) (after uint64, err error) {
+	state, err := e.s.state(ctx, e.s.topo.Events())
+	if err != nil || state.Msgs == 0 {
+		return state.LastSeq, err
+	}
+	events = min(events, bytes/max(state.Bytes/state.Msgs, 1))
+	return max(state.LastSeq, state.FirstSeq-1+events) - events, nil
+}
+
 // Tail follows the whole log from a position on. AsEvent reads its messages.
 func (e *Events) Tail(ctx context.Context, from uint64) (*Tail, error) {
 	return e.s.tail(ctx, e.s.topo.Events(), from, false)

@@ -37,21 +37,28 @@ func Within(ctx context.Context, d time.Duration) (context.Context, context.Canc
 
 // bounds returns the first and the last sequence of a stream. An empty stream has first = last+1.
 func (s *Store) bounds(ctx context.Context, stream string) (first, last uint64, err error) {
+	state, err := s.state(ctx, stream)
+	return state.FirstSeq, state.LastSeq, err
+}
+
+// state returns the state of a stream. An empty one has FirstSeq = LastSeq+1.
+func (s *Store) state(ctx context.Context, stream string) (state jetstream.StreamState, err error) {
+	fail := func(err error) (jetstream.StreamState, error) {
+		return jetstream.StreamState{}, fmt.Errorf("read the state of %s: %w", stream, err)
+	}
 	if err := s.health.reachable(); err != nil {
-		return 0, 0, fmt.Errorf("read the state of %s: %w", stream, err)
+		return fail(err)
 	}
 	sent := time.Now()
 	st, err := s.js.Stream(ctx, stream)
 	s.health.read(stream, sent, err)
 	if err != nil {
-		return 0, 0, fmt.Errorf("read the state of %s: %w", stream, classify(err))
+		return fail(classify(err))
 	}
-	state := st.CachedInfo().State
+	state = st.CachedInfo().State
 	s.intact.of(stream).begin(point{state.LastSeq, state.LastTime})
-	if state.FirstSeq == 0 {
-		return 1, 0, nil
-	}
-	return state.FirstSeq, state.LastSeq, nil
+	state.FirstSeq = max(state.FirstSeq, 1)
+	return state, nil
 }
 
 // get returns one message by its sequence.
@@ -212,6 +219,14 @@ func (s *Store) positionAt(ctx context.Context, stream string, at time.Time) (ui
 // too low by as many, already when a reader is made.
 func overwritten(stream string) bool { return strings.HasPrefix(stream, "KV_") }
 
+// The server sends a tail at most so many messages, and bytes, before it is asked for more: what waits in a connection
+// holds up all that uses it, and the server closes one in which too much waits. No message must be larger than the
+// bytes, or the tail would wait for it without end.
+const (
+	tailMessages = 512
+	tailBytes    = 32 << 20
+)
+
 // Tail reads a log from a sequence on and then follows it. It survives a lost connection and a
 // change of leader by itself.
 type Tail struct {
@@ -231,7 +246,8 @@ func (s *Store) tail(ctx context.Context, stream string, from uint64, heads bool
 	if err != nil {
 		return nil, fmt.Errorf("follow %s from %d: %w", stream, from, classify(err))
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(512))
+	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(tailMessages,
+		max(tailBytes, 2*s.MaxMessage())))
 	if err != nil {
 		return nil, fmt.Errorf("follow %s from %d: %w", stream, from, classify(err))
 	}
