@@ -210,6 +210,42 @@ func TestComersOfAllShardsNeedThreeReaders(t *testing.T) {
 	}
 }
 
+// A dispatcher that starts has the newest events at hand: callbacks with a backlog do not read the log, and those that
+// are ahead of its reader get nothing twice.
+func TestAStartHasTheNewestEventsAtHand(t *testing.T) {
+	t.Parallel()
+	b, r := newBench(t), newReceiver(t, nil)
+	b.recent = true
+	const callbacks, events = 10, 200 // more events than a callback takes at once
+	for i := range callbacks {
+		b.register(callback(fmt.Sprint("late-", i), r.URL))
+	}
+	readers, err := b.conn.SubscribeSync("$JS.EVENT.ADVISORY.CONSUMER.CREATED." + b.topo.Events() + ".>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = readers.Unsubscribe() }()
+	for i := range events {
+		b.publish("leeds", i%50)
+	}
+	arrived := func(n int) func() bool {
+		return func() bool { return len(r.events()) >= n*callbacks }
+	}
+	first := b.start()
+	until(t, "the backlog arrives", arrived(events))
+	first.stop()
+	second := b.start()
+	b.publish("leeds", 1)
+	until(t, "the next event arrives", arrived(events+1))
+	second.stop()
+	if n := len(r.events()); n != (events+1)*callbacks {
+		t.Errorf("%d deliveries of %d events to %d callbacks", n, events+1, callbacks)
+	}
+	if n, _, _ := readers.Pending(); n != 2 {
+		t.Errorf("the log was read by %d readers in two starts", n)
+	}
+}
+
 // While a shard is being loaded the others deliver, and changes of theirs take effect.
 func TestLoadingHoldsUpNobody(t *testing.T) {
 	t.Parallel()

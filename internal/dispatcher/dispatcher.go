@@ -24,6 +24,7 @@ type Dispatcher struct {
 	shared   environment // of all cores
 	cursors  *cursorstore.Store
 	feed     *logreader.Shared
+	recent   uint64 // how many of the events that are there at a start the feed reads
 	pages    logreader.Pages
 	catchUps chan catchUpRead
 
@@ -43,7 +44,7 @@ type Dispatcher struct {
 // New makes a Dispatcher and registers its metrics.
 func New(c Config) *Dispatcher {
 	d := &Dispatcher{
-		conf: c.withDefaults(), started: make(chan struct{}), following: make(chan struct{}), ready: make(chan struct{}),
+		conf: c.withDefaults(), recent: recent, started: make(chan struct{}), following: make(chan struct{}), ready: make(chan struct{}),
 		catchUps: make(chan catchUpRead), adopting: make(chan struct{}, adoptAtOnce),
 	}
 	d.feed = logreader.NewShared(d.conf.Ring, d.conf.RingBytes, c.Deliverer.Bodies.NoteSize)
@@ -118,16 +119,20 @@ func (d *Dispatcher) followBeginning(ctx context.Context) {
 	}
 }
 
-// begin waits until the settings are known, and has the log followed from its end. Callbacks that have not read so far
-// read the rest when they are loaded. It returns false if ctx has ended.
+// The log is followed from so many events, and bytes, before its end. So the ring has what callbacks with a backlog need
+// next, as if the replica had run for long, and they need not each read the log.
+const recent, recentBytes uint64 = 1024, 8 << 20
+
+// begin waits until the settings are known, and has the log followed from a little before its end. Callbacks that have
+// not read so far read the rest when they are loaded. It returns false if ctx has ended.
 func (d *Dispatcher) begin(ctx context.Context) bool {
 	if !d.conf.Deliverer.Targets.Ready(ctx) {
 		return false
 	}
 	for {
-		_, last, err := d.conf.Store.Events.Bounds(ctx)
+		after, err := d.conf.Store.Events.Newest(ctx, d.recent, recentBytes)
 		if err == nil {
-			d.feed.Start(last)
+			d.feed.Start(after)
 			close(d.following)
 			return true
 		}

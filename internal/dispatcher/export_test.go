@@ -12,6 +12,9 @@ import (
 // ReadFrom returns the position at which the shared reader goes on.
 func (d *Dispatcher) ReadFrom() uint64 { return d.feed.Position() + 1 }
 
+// FollowFromEnd has the log followed from its end on: what was there at the start is read by callbacks.
+func (d *Dispatcher) FollowFromEnd() { d.recent = 0 }
+
 // Details are what tests wait for at a callback, beside its status.
 type Details struct {
 	Status

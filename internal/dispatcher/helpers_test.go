@@ -57,6 +57,8 @@ type bench struct {
 	keys  []byte
 	topo  topology.Topology
 
+	recent bool // dispatchers follow the log from a little before its end, as they do outside of tests
+
 	mu    sync.Mutex
 	facts []fact
 	last  map[string]uint64 // log position of an order's last event
@@ -341,6 +343,9 @@ func (b *bench) join(changes ...func(*dispatcher.Config)) *running {
 	}
 	conf.Deliverer = delivery.New(delivery.Config{Store: s, Sender: send, Log: conf.Log, Metrics: conf.Metrics})
 	d := dispatcher.New(conf)
+	if !b.recent {
+		d.FollowFromEnd()
+	}
 	if err := d.Prepare(context.Background(), nil); err != nil {
 		b.t.Fatal(err)
 	}
