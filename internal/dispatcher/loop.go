@@ -82,6 +82,9 @@ func (l *loop) work(stopLife context.CancelFunc) {
 		select {
 		case m := <-l.messages:
 			l.handle(m)
+			for range len(l.messages) { // without the select, which costs more than most messages
+				l.handle(<-l.messages)
+			}
 		case <-l.d.feed.Woken(l.shard):
 			l.pull()
 		case <-catchUpWoken:
