@@ -10,8 +10,9 @@ import (
 )
 
 // Lease is one shard as held by this replica. Code that works on the shard puts the lease's epoch
-// into every document it writes, and calls Valid before it starts anything: an attempt, a vendor
-// call, a write. What was started before may end.
+// into every document it writes, and calls Valid before it starts an attempt or a call to the
+// vendor. What was started before may end. Before most writes it calls Valid, too; but it is the
+// epoch that keeps a former owner from writing over a later one's documents.
 type Lease struct {
 	shard      int
 	epoch      uint64
