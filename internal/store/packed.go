@@ -12,8 +12,8 @@ import (
 	"github.com/audatex-relay/relay/internal/relay"
 )
 
-// The attempts of a busy callback repeat most of what they say, so their batches are stored compressed (S2, in the block
-// format): in about a quarter of the room, and with less CPU than the server takes to store the whole.
+// The attempts of a busy callback repeat most of what they say, so their batches are stored compressed (S2, in the
+// block format): in about a third of the room, and with less CPU than the server takes to store the whole.
 const (
 	// packFrom is the size in bytes from which a batch is compressed. Smaller ones stay JSON.
 	packFrom = 2 << 10
