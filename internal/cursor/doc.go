@@ -50,17 +50,17 @@ package cursor
 //	// working: when an entry was offered or settled, and at c.NextDue(now)
 //	for b, ok := c.Take(now, 1); ok; b, ok = c.Take(now, 1) { go attempt(b) }
 //
-//	// an attempt has ended, and its record is stored
+//	// an attempt has ended; its record must be stored before the next Changes are
 //	c.Succeed(b, now)
 //	switch r := c.Fail(b, now, cursor.Failure{Reason: "503"}); r.Outcome {
 //	case cursor.Retrying:  // at r.Next
-//	case cursor.Exhausted: // store that it failed for good, then:
+//	case cursor.Exhausted: // record that it failed for good, and:
 //		c.Settle(b.Order, b.Seqs...)
 //	}
 //	c.Release(b)           // taken but not attempted (shutdown, lost lease)
 //
 //	// storing: one round at a time, in exactly this order, ending at the first error
-//	ch := c.Changes()
+//	ch := c.Changes()      // the records of attempts that have ended are stored before these
 //	put(ch.Lanes...)       // 1: a lane before the document whose position passes its entries
 //	put(ch.Document)       // 2: unless it is nil
 //	purge(ch.Remove...)    // 3: after the document that settles the lane's entries

@@ -54,9 +54,9 @@ const (
 	Stale Outcome = iota
 	// Retrying: it waits for the next attempt.
 	Retrying
-	// Exhausted: that was the last attempt. The batch stays in flight until the caller has stored
-	// that it failed for good and calls Settle. Entries of the batch that it does not settle wait
-	// again.
+	// Exhausted: that was the last attempt. The batch stays in flight until the caller calls Settle.
+	// The record that it failed for good must be stored before the next Changes are. Entries of the
+	// batch that are not settled wait again.
 	Exhausted
 )
 

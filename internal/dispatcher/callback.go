@@ -79,7 +79,7 @@ type reading struct {
 type sending struct {
 	allowance  *capacity.Allowance // its slots, its rate, and what its receiver asks for
 	awaitsSlot bool                // a slotGranted will come
-	retryAt    time.Time           // nothing is taken or read before, as the log could not be read
+	retryAt    time.Time           // nothing is taken or read before: see storeRetry and bodiesRetry
 	test       capacity.Test
 	warned     time.Time // when retries were last logged
 	shown      shown     // for the metrics alone

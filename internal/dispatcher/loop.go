@@ -20,8 +20,8 @@ const (
 )
 
 // loop runs a shard for as long as this replica holds it under one lease. Its goroutine owns the core and all callbacks
-// of the shard; everything else reaches it as a message. It does no input or output and waits for nothing but the next
-// message. What takes time is done in other goroutines, which send the result back as a message.
+// of the shard. The readers of the log, a timer and the end of the work wake it; all else reaches it as a message. It
+// waits for nothing more, and does no input or output: goroutines do what takes time, and send it the result.
 type loop struct {
 	d     *Dispatcher
 	lease *shard.Lease

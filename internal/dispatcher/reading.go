@@ -11,7 +11,7 @@ import (
 const (
 	// pageIdle is how long the rest of a page is kept: if the receiver hangs, nobody needs it for a while.
 	pageIdle = 2 * time.Second
-	// storeRetry is how long a callback waits after the log could not be read.
+	// storeRetry is how long a callback waits after the log could not be read, or an attempt found the lease invalid.
 	storeRetry = time.Second
 )
 

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// leaseAgain is how long nothing is started after the lease was found invalid: a renewal may be under way.
+	// leaseAgain is how long after it found the lease invalid the core looks again: a renewal may be under way.
 	leaseAgain = 500 * time.Millisecond
 	// bodiesRetry is how long a callback waits after there was no room for a body.
 	bodiesRetry = 200 * time.Millisecond
@@ -146,7 +146,7 @@ func (c *core) judge(j *job) {
 		c.beginDisabling(cb, j.Target.Callback.Resumed, "gone", "the receiver answered 410")
 	case sender.Success:
 		c.succeeded(j, ev, record)
-	default: // all the others are failures: there is another attempt by the schedule
+	default: // all the others are failures: the schedule decides whether there is another attempt
 		c.failed(j, ev, record)
 	}
 	if j.Sent.Outcome != sender.Success || !cb.sending.shown.troubles.None() {

@@ -66,8 +66,8 @@ const (
 )
 
 // DefaultSchedule holds the waits between tries while the vendor cannot be asked; the last is
-// repeated for ever. They double in all: when the vendor is back, what waits is resolved after at most
-// about as long again as it was away, and never after more than five minutes.
+// repeated for ever. Each is about as long as all before it together. So when the vendor is back, what waits
+// is resolved after at most about as long again as it was away, and never after more than five minutes.
 var DefaultSchedule = []time.Duration{5 * time.Second, 10 * time.Second, 15 * time.Second, 30 * time.Second,
 	time.Minute, 2 * time.Minute, 5 * time.Minute}
 
