@@ -54,7 +54,7 @@ func (r *runner) adopt(ctx context.Context) bool {
 		case errors.Is(err, errContested):
 			continue
 		}
-		if r.storeFailures == 0 && !store.InTrouble(err) {
+		if r.storeFailures == 0 && !store.InTrouble(err) && ctx.Err() == nil {
 			r.log.Error("where the connection stands cannot be read; trying again", "error", err)
 		}
 		backoff.Sleep(ctx, r.storeWait())

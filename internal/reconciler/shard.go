@@ -51,8 +51,10 @@ func (s *ownedShard) load(ctx context.Context) bool {
 	for wait := (backoff.Backoff{Least: storeLeast, Most: storeMost}); s.lease.Await(ctx); wait.Sleep(ctx, 0) {
 		docs, err := s.r.documents.Read(ctx, s.lease.Shard())
 		if err != nil {
-			s.log.Log(ctx, store.Level(err, slog.LevelError),
-				"how far the connections are reconciled cannot be read; trying again", "error", err)
+			if ctx.Err() == nil {
+				s.log.Log(ctx, store.Level(err, slog.LevelError),
+					"how far the connections are reconciled cannot be read; trying again", "error", err)
+			}
 			continue
 		}
 		lines := make(map[string]*line, len(docs))
