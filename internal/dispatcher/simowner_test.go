@@ -58,7 +58,7 @@ func (w *simWorld) takeOver() {
 	o.core = newCore(&environment{conf: &conf, metrics: delivery.NewMetrics(nil), memory: memory, slots: o.slots,
 		pacer: &cursorstore.Pacer{}, maxBatch: 1 << 20})
 	o.feed = logreader.NewShared(8, 1<<20, func(int) {})
-	o.feed.Start(w.last())
+	o.feed.Start(w.last() - min(w.last(), uint64(rapid.IntRange(0, 12).Draw(w.t, "recent")))) // some before its end
 	w.owners = append(w.owners, o)
 	o.do(tick{})
 }
