@@ -246,6 +246,42 @@ func TestAStartHasTheNewestEventsAtHand(t *testing.T) {
 	}
 }
 
+// What waits for a callback that leaves the shared reader soon after a start is counted right: neither what it had
+// before nor what others get counts for it.
+func TestTheBacklogAfterAStart(t *testing.T) {
+	t.Parallel()
+	for name, recent := range map[string]bool{"from the end": false, "from before the end": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, r := newBench(t), newReceiver(t, nil)
+			b.recent = recent
+			b.register(callback("one", r.URL))
+			first := b.start()
+			for i := range 300 {
+				b.publish("leeds", i)
+			}
+			until(t, "all arrive", func() bool { return r.distinct() == 300 })
+			first.stop()
+			second := b.start()
+			for i := range 3 {
+				b.publish("leeds", i)
+			}
+			until(t, "the next ones arrive", func() bool { return r.distinct() == 303 })
+			b.change("one", func(cb *relay.Callback) { cb.Paused = true })
+			marker := newReceiver(t, nil) // once a later callback works, the pause has been seen
+			b.register(callback("marker", marker.URL))
+			until(t, "the pause is seen", func() bool { return marker.distinct() == 303 })
+			for i := range 100 {
+				b.publish("leeds", i)
+			}
+			until(t, "what waits is counted", func() bool {
+				s, known := second.Status("one")
+				return known && s.Backlog == 100
+			})
+		})
+	}
+}
+
 // While a shard is being loaded the others deliver, and changes of theirs take effect.
 func TestLoadingHoldsUpNobody(t *testing.T) {
 	t.Parallel()

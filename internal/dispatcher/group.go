@@ -67,7 +67,7 @@ func (c *core) offer(cb *callback, ev *delivery.Event) bool {
 func (c *core) joinGroup(g *group, cb *callback) {
 	r := &cb.reading
 	r.source, r.memberTarget, r.fetching = g.source, cb.target, false
-	r.joinedAt, r.matched = g.pos, 0
+	r.joinedAt, r.matched = max(g.pos, cb.cur.ReadFrom()-1), 0
 	for _, s := range cb.target.Sites() {
 		if g.bySite[s] == nil {
 			g.bySite[s] = map[*callback]struct{}{}
