@@ -130,7 +130,7 @@ func (d *Dispatcher) begin(ctx context.Context) bool {
 		return false
 	}
 	for {
-		after, err := d.conf.Store.Events.Newest(ctx, d.recent, recentBytes)
+		after, err := d.conf.Store.Events.BeforeEnd(ctx, d.recent, recentBytes)
 		if err == nil {
 			d.feed.Start(after)
 			close(d.following)

@@ -254,8 +254,9 @@ func (e *Events) Bounds(ctx context.Context) (first, last uint64, err error) {
 	return e.s.bounds(ctx, e.s.topo.Events())
 }
 
-// Newest returns the position after which the newest events of the log begin: at most so many, and about so many bytes.
-func (e *Events) Newest(ctx context.Context, events, bytes uint64) (after uint64, err error) {
+// BeforeEnd returns the position after which the newest events of the log begin: at most so many, and about so many
+// bytes.
+func (e *Events) BeforeEnd(ctx context.Context, events, bytes uint64) (after uint64, err error) {
 	state, err := e.s.state(ctx, e.s.topo.Events())
 	if err != nil || state.Msgs == 0 {
 		return state.LastSeq, err

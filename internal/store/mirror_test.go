@@ -233,14 +233,7 @@ func TestARemovalIsSeenThoughItsMarkerHasExpired(t *testing.T) {
 	t.Parallel()
 	nc := natstest.Start(t)
 	s := openStoreOn(t, nc)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stream, err := js.Stream(t.Context(), "KV_relay_connections")
-	if err != nil {
-		t.Fatal(err)
-	}
+	stream := streamOn(t, nc, "KV_relay_connections")
 	vanish := func(key string) {
 		t.Helper()
 		if err := stream.Purge(t.Context(), jetstream.WithPurgeSubject("$KV.relay_connections."+key)); err != nil {
@@ -305,20 +298,12 @@ func TestMarkersExpire(t *testing.T) {
 		"lanes":       func(key string) error { return s.Lanes.Delete(t.Context(), key, 0) },
 		"cursors":     func(key string) error { return s.Cursors.Delete(t.Context(), key, 0) },
 	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
 	for bucket, remove := range remove {
 		if err := remove("gone"); err != nil {
 			t.Errorf("remove from %s: %v", bucket, err)
 			continue
 		}
-		stream, err := js.Stream(t.Context(), "KV_relay_"+bucket)
-		if err != nil {
-			t.Fatal(err)
-		}
-		marker, err := stream.GetLastMsgForSubject(t.Context(), "$KV.relay_"+bucket+".gone")
+		marker, err := streamOn(t, nc, "KV_relay_"+bucket).GetLastMsgForSubject(t.Context(), "$KV.relay_"+bucket+".gone")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -327,6 +312,20 @@ func TestMarkersExpire(t *testing.T) {
 			t.Errorf("%s: the marker has %v", bucket, marker.Header)
 		}
 	}
+}
+
+// streamOn returns a stream of the server, past the store.
+func streamOn(t *testing.T, nc *nats.Conn, name string) jetstream.Stream {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stream
 }
 
 func openStoreOn(t *testing.T, nc *nats.Conn) *store.Store {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/klauspost/compress/s2"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/audatex-relay/relay/internal/natstest"
 	"github.com/audatex-relay/relay/internal/relay"
@@ -33,15 +32,7 @@ func manyRecords(n int) []relay.AttemptRecord {
 // lastAttempts returns the last batch as it is stored.
 func lastAttempts(t *testing.T, nc *nats.Conn) []byte {
 	t.Helper()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log, err := js.Stream(t.Context(), "relay_attempts")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := log.GetLastMsgForSubject(t.Context(), "relay.attempts.>")
+	m, err := streamOn(t, nc, "relay_attempts").GetLastMsgForSubject(t.Context(), "relay.attempts.>")
 	if err != nil {
 		t.Fatal(err)
 	}

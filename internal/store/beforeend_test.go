@@ -11,19 +11,19 @@ import (
 )
 
 // The newest events are at most so many, and about so many bytes: of large ones they are few.
-func TestTheNewestEvents(t *testing.T) {
+func TestAPositionBeforeTheEnd(t *testing.T) {
 	t.Parallel()
 	nc := natstest.Start(t)
 	s, ctx := openStoreOn(t, nc), t.Context()
-	newest := func(events, bytes uint64) uint64 {
+	before := func(events, bytes uint64) uint64 {
 		t.Helper()
-		after, err := s.Events.Newest(ctx, events, bytes)
+		after, err := s.Events.BeforeEnd(ctx, events, bytes)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return after
 	}
-	if after := newest(10, 1<<20); after != 0 {
+	if after := before(10, 1<<20); after != 0 {
 		t.Errorf("the newest events of an empty log begin after %d", after)
 	}
 	var last uint64
@@ -41,26 +41,18 @@ func TestTheNewestEvents(t *testing.T) {
 	for _, tt := range []struct{ events, bytes, after uint64 }{
 		{10, 1 << 20, 10}, {20, 1 << 20, 0}, {1000, 1 << 20, 0}, {0, 1 << 20, 20}, {10, 0, 20},
 	} {
-		if after := newest(tt.events, tt.bytes); after != tt.after {
+		if after := before(tt.events, tt.bytes); after != tt.after {
 			t.Errorf("the newest %d events and %d bytes begin after %d, want %d", tt.events, tt.bytes, after, tt.after)
 		}
 	}
 	publish(20, 100<<10)
-	if after := newest(30, 1<<20); after < 15 || after > 25 { // about 50 KiB each on average
+	if after := before(30, 1<<20); after < 15 || after > 25 { // about 50 KiB each on average
 		t.Errorf("of large events the newest begin after %d", after)
 	}
-	js, err := jetstream.New(nc)
-	if err != nil {
+	if err := streamOn(t, nc, "relay_events").Purge(ctx, jetstream.WithPurgeSequence(35)); err != nil {
 		t.Fatal(err)
 	}
-	log, err := js.Stream(ctx, "relay_events")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := log.Purge(ctx, jetstream.WithPurgeSequence(35)); err != nil {
-		t.Fatal(err)
-	}
-	if after := newest(30, 100<<20); after != 34 {
+	if after := before(30, 100<<20); after != 34 {
 		t.Errorf("where the log begins at 35, its newest events begin after %d", after)
 	}
 }
